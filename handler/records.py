@@ -1,0 +1,78 @@
+"""What passes between the stages of a job. Frozen, so that no stage edits another's work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Graph = dict[str, dict[str, Any]]
+"""An API-format graph: node id -> {"class_type", "inputs", "_meta"?}."""
+
+Kind = Literal["image", "video", "audio", "model3d", "text", "file"]
+
+
+@dataclass(frozen=True, slots=True)
+class MediaInfo:
+    """What a media file is, by its content.
+
+    Attributes:
+        mime: media type, `image/png`; `application/octet-stream` where nothing is known.
+        width, height: pixels, of images and videos.
+        frames: pictures in an image file, more than 1 for an animation.
+        duration_s: seconds, of videos, audio and animated images.
+    """
+
+    mime: str
+    kind: Kind
+    width: int | None = None
+    height: int | None = None
+    frames: int | None = None
+    duration_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One thing the run produced: a file, or a text.
+
+    Attributes:
+        node_id, title: the node that told it; title from the graph's `_meta.title`.
+        filename: leaf name as told to the caller.
+        subfolder: below the job's folder, `/`-separated, empty for most.
+        path: where the bytes lie until the job is closed; None for a text.
+        bytes: size; of a text, of its UTF-8 form.
+        sha256: lower-case hex.
+        text: the text of a node that shows text, else None.
+        temp: a preview, from the engine's temp folder.
+    """
+
+    node_id: str
+    title: str
+    kind: Kind
+    mime: str
+    filename: str
+    bytes: int
+    sha256: str
+    path: Path | None = None
+    subfolder: str = ""
+    width: int | None = None
+    height: int | None = None
+    duration_s: float | None = None
+    text: str | None = None
+    temp: bool = False
+
+    def public(self) -> dict[str, Any]:
+        """Give the entry of `outputs` in an answer."""
+        return {
+            "node_id": self.node_id,
+            "title": self.title,
+            "kind": self.kind,
+            "mime": self.mime,
+            "filename": self.filename,
+            "bytes": self.bytes,
+            "sha256": self.sha256,
+            "width": self.width,
+            "height": self.height,
+            "duration_s": self.duration_s,
+            "text": self.text,
+        }
