@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Graph = dict[str, dict[str, Any]]
 """An API-format graph: node id -> {"class_type", "inputs", "_meta"?}."""

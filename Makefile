@@ -1,0 +1,36 @@
+# The verbs of this project; each does its own set-up.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install run serve test check fix bench
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+run: install  ## a real photo through the whole pipeline
+	@$(BIN)/comfyfn run workflows/sample/workflow.json -o out
+
+serve: install  ## the HTTP API on 127.0.0.1:3000
+	@$(BIN)/comfyfn serve
+
+test: check  ## lint, types, import rules, and every test that needs no GPU and no ComfyUI
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: install
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: install
+	$(BIN)/python benchmarks/bench.py all

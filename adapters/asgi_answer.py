@@ -1,0 +1,179 @@
+"""An Answer as an HTTP response: JSON with base64, or the raw bytes that the client accepts."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote
+
+from starlette.responses import Response
+
+from handler.errors import NotAcceptable
+from handler.wire import SMALL_BYTES, Answer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from starlette.types import Receive, Scope, Send
+
+    from handler.records import Output
+
+BLOCK_BYTES = 1 << 20
+RAW_TYPES = ("image/", "video/", "audio/", "model/", "application/octet-stream", "text/plain")
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What the client accepts.
+
+    Attributes:
+        types: media ranges for raw answers, best first; empty for JSON.
+    """
+
+    types: tuple[str, ...] = ()
+
+    @property
+    def multipart(self) -> bool:
+        """Whether all outputs shall come as parts."""
+        return "multipart/mixed" in self.types
+
+
+def accepted_form(accept: str) -> Form:
+    """Read an `Accept` header; JSON unless raw media or multipart is what it asks for first."""
+    ranked = []
+    for place, part in enumerate(accept.split(",")):
+        name, *params = (p.strip().lower() for p in part.split(";"))
+        weight = next((_weight(p[2:]) for p in params if p.startswith("q=")), 1.0)
+        if name and weight > 0:
+            ranked.append((-weight, place, name))
+    names = [name for _, _, name in sorted(ranked)]
+    raw = []
+    for name in names:
+        if name in {"*/*", "application/json", "application/*", "text/html"}:
+            break
+        if name == "multipart/mixed" or name.startswith(RAW_TYPES):
+            raw.append(name)
+    return Form(tuple(raw))
+
+
+def _weight(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
+
+
+class AnswerResponse(Response):
+    """Sends an answer and then closes it, whatever happens on the way."""
+
+    def __init__(self, answer: Answer, form: Form) -> None:
+        self._answer = answer
+        self._form = form
+        self.background = None
+        self.status_code = 200
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            if not self._form.types:
+                await self._json(send)
+            elif self._form.multipart:
+                await self._multipart(send)
+            else:
+                await self._raw(send)
+        finally:
+            await self._answer.close()
+
+    async def _json(self, send: Send) -> None:
+        length = self._answer.content_length()
+        await _start(send, "application/json; charset=utf-8", length)
+        async for block in self._answer.json_blocks():
+            await _body(send, block)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _raw(self, send: Send) -> None:
+        fitting = [o for o in self._answer.outputs if self._fits(o)]
+        if not fitting:
+            await _refuse(send, self._form.types, self._answer.outputs)
+            return
+        output = fitting[0]
+        await _start(send, output.mime, output.bytes, _headers(output, len(fitting)))
+        async for block in output_blocks(output):
+            await _body(send, block)
+        await send({"type": "http.response.body", "body": b""})
+
+    def _fits(self, output: Output) -> bool:
+        for wanted in self._form.types:
+            kind, _, sub = wanted.partition("/")
+            if output.mime == wanted or (sub == "*" and output.mime.startswith(f"{kind}/")):
+                return True
+        return False
+
+    async def _multipart(self, send: Send) -> None:
+        boundary = uuid.uuid4().hex
+        parts = [(_part_head(boundary, o), o) for o in self._answer.outputs]
+        end = f"--{boundary}--\r\n".encode()
+        length = len(end) + sum(len(head) + o.bytes + 2 for head, o in parts)
+        await _start(send, f"multipart/mixed; boundary={boundary}", length)
+        for head, output in parts:
+            await _body(send, head)
+            async for block in output_blocks(output):
+                await _body(send, block)
+            await _body(send, b"\r\n")
+        await send({"type": "http.response.body", "body": end})
+
+
+async def output_blocks(output: Output) -> AsyncIterator[bytes]:
+    """Give an output's bytes block by block."""
+    if output.path is None:
+        yield (output.text or "").encode()
+    elif output.bytes <= SMALL_BYTES:
+        yield output.path.read_bytes()
+    else:
+        with output.path.open("rb") as source:
+            while block := await asyncio.to_thread(source.read, BLOCK_BYTES):
+                yield block
+
+
+def _headers(output: Output, count: int) -> list[tuple[bytes, bytes]]:
+    disposition = f"inline; filename*=UTF-8''{quote(output.filename)}"
+    return [
+        (b"content-disposition", disposition.encode()),
+        (b"x-output-count", str(count).encode()),
+        (b"x-output-node", output.node_id.encode("latin-1", "replace")),
+    ]
+
+
+def _part_head(boundary: str, output: Output) -> bytes:
+    return (
+        f"--{boundary}\r\nContent-Type: {output.mime}\r\nContent-Length: {output.bytes}\r\n"
+        f"Content-Disposition: attachment; filename*=UTF-8''{quote(output.filename)}\r\n"
+        f"X-Output-Node: {quote(output.node_id)}\r\n\r\n"
+    ).encode()
+
+
+async def _start(
+    send: Send, kind: str, length: int, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
+    base = [(b"content-type", kind.encode()), (b"content-length", str(length).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": base + (headers or [])})
+
+
+async def _body(send: Send, block: bytes) -> None:
+    await send({"type": "http.response.body", "body": block, "more_body": True})
+
+
+async def _refuse(send: Send, wanted: tuple[str, ...], outputs: list[Output]) -> None:
+    import orjson
+
+    have = sorted({output.mime for output in outputs})
+    error = NotAcceptable(
+        f"no output is {', '.join(wanted)}: the run gave {', '.join(have) or 'nothing'}",
+        hint="accept application/json or multipart/mixed to get whatever comes",
+    )
+    body = orjson.dumps(error.envelope())
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,290 @@
+"""The OpenAPI document: true schemas of what is taken and answered, with examples that run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
+
+from handler.payload import PromptRequest
+from handler.version import VERSION
+
+REF = "#/components/schemas/{model}"
+PNG_PIXEL = (
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGNQ8C3AihiGlgQAT3I+gYs5V1wAAAAA"
+    "SUVORK5CYII="
+)
+MINIMAL_GRAPH: dict[str, Any] = {
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 256, "height": 256, "batch_size": 1, "color": 3368652},
+    },
+    "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "demo"}},
+}
+
+
+class OutputEntry(BaseModel):
+    """One thing that the run produced."""
+
+    node_id: str
+    title: str
+    kind: str = Field(description="image, video, audio, model3d, text or file")
+    mime: str
+    filename: str
+    bytes: int
+    sha256: str
+    width: int | None
+    height: int | None
+    duration_s: float | None
+    text: str | None
+
+
+class PromptAnswer(BaseModel):
+    """A job's result; `images[i]` is the base64 of `filenames[i]`, whatever its kind."""
+
+    id: str
+    prompt: dict[str, Any] = Field(description="the graph as it ran")
+    images: list[str]
+    filenames: list[str]
+    outputs: list[OutputEntry]
+    stats: dict[str, Any] = Field(description="times in milliseconds, by stage and node")
+    engine: dict[str, Any] = Field(description="which engine ran it: `kind` and `version`")
+
+
+class ErrorAnswer(BaseModel):
+    """Every error, of every route."""
+
+    error: str
+    location: str | None = Field(description="dotted path into the request")
+    code: str
+    blame: str = Field(description="caller, image or platform")
+    retryable: bool
+    node_id: str | None
+    node_title: str | None
+    class_type: str | None
+    hint: str | None
+    details: Any
+    log_tail: list[str] | None
+    message: str
+    statusCode: int  # noqa: N815
+
+
+class InterruptRequest(BaseModel):
+    """Which job to stop."""
+
+    id: str
+
+
+class InterruptAnswer(BaseModel):
+    """Whether there was one."""
+
+    id: str
+    interrupted: str = Field(description="success or failed")
+
+
+class JobAnswer(BaseModel):
+    """How a job is."""
+
+    id: str
+    status: str
+    created_at: float
+    finished_at: float | None
+    progress: dict[str, Any] | None
+    outputs: list[OutputEntry]
+    error: ErrorAnswer | None
+    stage_s: dict[str, float]
+    position: int | None = Field(description="jobs before this one; 0 is with the engine")
+
+
+class ProbeAnswer(BaseModel):
+    """A probe's answer."""
+
+    version: str
+    status: str
+    phase: str
+    reason: str | None
+
+
+class HealthAnswer(ProbeAnswer):
+    """The worker's state with its engine, jobs and boot report."""
+
+    engine: dict[str, Any]
+    jobs: dict[str, int]
+    boot: dict[str, Any]
+
+
+ANSWERS = (
+    PromptAnswer,
+    ErrorAnswer,
+    InterruptRequest,
+    InterruptAnswer,
+    JobAnswer,
+    ProbeAnswer,
+    HealthAnswer,
+)
+ERRORS = {
+    "400": "The request is at fault; `details` lists every fault.",
+    "413": "The body is over MAX_BODY_SIZE_MB.",
+    "415": "The body is not JSON.",
+    "422": "An output cannot be converted as asked.",
+    "429": "As many jobs wait as MAX_QUEUE_DEPTH allows.",
+    "499": "The job was cancelled.",
+    "500": "A node raised; the node, its exception and message are told.",
+    "502": "The engine ended under the job.",
+    "503": "The worker is not ready, draining, or was busy for too long.",
+    "504": "The job, or the run's silence, was longer than its limit.",
+}
+
+
+def document() -> dict[str, Any]:
+    """Make the document, OpenAPI 3.1."""
+    requests = [(PromptRequest, "validation")]
+    answers = [(model, "serialization") for model in ANSWERS]
+    _, schemas = models_json_schema([*requests, *answers], ref_template=REF)  # type: ignore[list-item]
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "comfyfn",
+            "version": VERSION,
+            "description": "ComfyUI workflows as a stateless API.",
+        },
+        "paths": _paths(),
+        "components": {"schemas": schemas["$defs"]},
+    }
+
+
+def _paths() -> dict[str, Any]:
+    return {
+        "/prompt": {"post": _prompt()},
+        "/interrupt": {"post": _interrupt()},
+        "/jobs/{id}": {"get": _get("Tell how a job is", "JobAnswer", job_id=True)},
+        "/jobs/{id}/events": {"get": _events()},
+        "/models": {"get": _models()},
+        "/health": {
+            "get": _get(
+                "200 while the worker works or can recover, else 500", "HealthAnswer", "500"
+            )
+        },
+        "/ready": {"get": _get("200 when a job may be sent here", "ProbeAnswer", "503")},
+        "/health/startup": {"get": _get("200 once boot and warmup ended", "ProbeAnswer", "503")},
+        "/health/live": {"get": _get("503 only when it cannot recover", "ProbeAnswer", "503")},
+        "/health/ready": {"get": _get("The same as /ready", "ProbeAnswer", "503")},
+    }
+
+
+def _json(model: str, example: Any = None) -> dict[str, Any]:
+    content: dict[str, Any] = {"schema": {"$ref": REF.format(model=model)}}
+    if example is not None:
+        content["example"] = example
+    return {"application/json": content}
+
+
+def _answer(about: str, model: str) -> dict[str, Any]:
+    return {"description": about, "content": _json(model)}
+
+
+def _prompt() -> dict[str, Any]:
+    raw = {"schema": {"type": "string", "format": "binary"}}
+    content = {**_json("PromptAnswer"), "image/*": raw, "video/*": raw, "multipart/mixed": raw}
+    embedded = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": f"data:image/png;base64,{PNG_PIXEL}"}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "inv"}},
+    }
+    examples = {
+        "an image from nothing": {"value": {"prompt": MINIMAL_GRAPH}},
+        "an image sent along": {"value": {"prompt": embedded}},
+        "converted to WebP": {
+            "value": {
+                "prompt": MINIMAL_GRAPH,
+                "convert_output": {"format": "webp", "options": {"quality": 90}},
+            }
+        },
+    }
+    body = _json("PromptRequest")
+    body["application/json"]["examples"] = examples
+    return {
+        "summary": "Run a graph",
+        "description": (
+            "Runs a graph in API format and answers with all it produced. "
+            "With `Accept: image/*`, `video/*` or `multipart/mixed` the bytes come raw. "
+            "A client that goes away cancels its job."
+        ),
+        "operationId": "run_prompt",
+        "requestBody": {"required": True, "content": body},
+        "responses": {
+            "200": {"description": "What the run produced.", "content": content},
+            **{status: _answer(about, "ErrorAnswer") for status, about in ERRORS.items()},
+        },
+    }
+
+
+def _interrupt() -> dict[str, Any]:
+    return {
+        "summary": "Stop a job: fetching, queued or running",
+        "operationId": "interrupt",
+        "requestBody": {"required": True, "content": _json("InterruptRequest", {"id": "my-job"})},
+        "responses": {
+            "200": _answer("It was told to stop.", "InterruptAnswer"),
+            "400": _answer("No id was sent.", "ErrorAnswer"),
+            "404": _answer("No unfinished job has that id.", "InterruptAnswer"),
+            "413": _answer("The body is too large.", "ErrorAnswer"),
+            "415": _answer("The body is not JSON.", "ErrorAnswer"),
+        },
+    }
+
+
+def _id_parameter() -> dict[str, Any]:
+    return {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
+
+
+def _events() -> dict[str, Any]:
+    schema = {"schema": {"type": "string"}}
+    return {
+        "summary": "Follow a job (server-sent events)",
+        "description": (
+            "`phase`, `progress` (`overall_pct` never falls), `output`, `preview`, and the end: "
+            "`succeeded`, `failed` or `cancelled`. `Last-Event-ID` resumes."
+        ),
+        "operationId": "job_events",
+        "parameters": [
+            _id_parameter(),
+            {"name": "previews", "in": "query", "schema": {"type": "boolean"}},
+        ],
+        "responses": {
+            "200": {"description": "The events.", "content": {"text/event-stream": schema}},
+            "404": _answer("No such job is known here.", "ErrorAnswer"),
+        },
+    }
+
+
+def _models() -> dict[str, Any]:
+    listing = {
+        "type": "object",
+        "additionalProperties": {"type": "array", "items": {"type": "string"}},
+    }
+    return {
+        "summary": "List the model files by folder",
+        "operationId": "list_models",
+        "responses": {
+            "200": {
+                "description": "File names by folder.",
+                "content": {"application/json": {"schema": listing}},
+            },
+            "502": _answer("The engine did not answer.", "ErrorAnswer"),
+            "503": _answer("The worker is not ready.", "ErrorAnswer"),
+        },
+    }
+
+
+def _get(about: str, model: str, bad: str | None = None, *, job_id: bool = False) -> dict[str, Any]:
+    responses = {"200": _answer("Fine.", model)}
+    if bad is not None:
+        responses[bad] = _answer("Not so; the body tells why.", model)
+    operation: dict[str, Any] = {"summary": about, "responses": responses}
+    if job_id:
+        operation["parameters"] = [_id_parameter()]
+        responses["404"] = _answer("No such job is known here.", "ErrorAnswer")
+    return operation

@@ -1,0 +1,136 @@
+"""From settings to a started engine process. Light to import: it runs before everything else."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from handler.engine import command as commands
+from handler.engine.preflight import Preflight, preflight
+from handler.engine.process import EngineProcess, check_port_free
+from handler.errors import BootFailed
+from handler.settings import Settings, inherited_environment
+
+if TYPE_CHECKING:
+    from handler.engine.command import Folders, Kind
+
+log = logging.getLogger("comfyfn.engine")
+
+
+@dataclass(slots=True)
+class Site:
+    """Where the engine lives: its kind, its folders and our scratch. Made once per server.
+
+    Attributes:
+        scratch: ours alone, removed by `close`.
+        preflight: what the GPU check found; None where none was made.
+    """
+
+    settings: Settings
+    kind: Kind
+    scratch: Path
+    folders: Folders
+    preflight: Preflight | None = None
+    phases: dict[str, float] = field(default_factory=dict)
+
+    def close(self) -> None:
+        """Remove the scratch folder."""
+        shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def open_site(settings: Settings, *, embedded_allowed: bool) -> Site:
+    """Choose the engine and make its folders.
+
+    Raises:
+        BootFailed: there is no engine to start, or a folder cannot be made.
+    """
+    kind = commands.engine_kind(settings, embedded_allowed=embedded_allowed)
+    base = settings.work_dir
+    if base is not None:
+        base.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="comfyfn-", dir=base))
+    where = commands.folders(settings, kind, scratch)
+    for folder in (where.input, where.output, where.models):
+        if folder is None:
+            continue
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BootFailed(
+                f"the folder {folder} cannot be made: {error.strerror}",
+                hint="check INPUT_DIR, OUTPUT_DIR, MODEL_DIR and COMFY_HOME",
+                blame="image",
+            ) from error
+    return Site(settings, kind, scratch, where)
+
+
+def launch(site: Site) -> EngineProcess:
+    """Start the engine's process. Blocks for the GPU check, some 50 ms.
+
+    Raises:
+        BootFailed: the GPU cannot be used, the port is taken, or the command cannot be run.
+    """
+    settings = site.settings
+    check_port_free(settings.comfy_port)
+    if site.kind == "embedded":
+        command = commands.embedded_command(settings, site.folders)
+        log.warning(
+            "no ComfyUI is configured (COMFY_HOME, CMD or COMFY_URL): "
+            "the embedded CPU engine runs the graphs, with core image nodes only"
+        )
+    else:
+        site.preflight = _check_gpu(settings)
+        command = commands.comfyui_command(
+            settings,
+            site.folders,
+            cpu=site.preflight is not None and not site.preflight.usable,
+            model_paths=_model_paths(site),
+        )
+    env = commands.engine_environment(settings, inherited_environment())
+    log.info("starting the engine: %s", " ".join(command))
+    home = settings.comfy_home
+    cwd = home if site.kind == "comfyui" and home is not None and home.is_dir() else None
+    return EngineProcess(command, env, cwd)
+
+
+def _check_gpu(settings: Settings) -> Preflight | None:
+    if settings.allow_cpu and settings.comfy_command:
+        return None  # the command decides, and nothing would be refused
+    if settings.comfy_command and settings.comfy_python is None and settings.comfy_home is None:
+        return None  # no interpreter is known to ask
+    begun = time.monotonic()
+    found = preflight(commands.interpreter(settings))
+    log.info(
+        "gpu check: %s, torch %s, %s MiB (%.0f ms)",
+        found.gpu or found.reason,
+        found.torch,
+        found.vram_mb,
+        (time.monotonic() - begun) * 1000,
+    )
+    if not found.usable and not settings.allow_cpu:
+        raise BootFailed(
+            f"the GPU cannot be used: {found.reason}",
+            hint="move to a host whose GPU and driver fit, or set ALLOW_CPU=true to go without",
+            details={"torch": found.torch, "gpu": found.gpu, "vram_mb": found.vram_mb},
+        )
+    return found
+
+
+def _model_paths(site: Site) -> Path | None:
+    settings, models = site.settings, site.folders.models
+    if settings.comfy_command or models is None or settings.comfy_home is None:
+        return None
+    if models == settings.comfy_home / "models":
+        return None
+    for folder in commands.MODEL_FOLDERS:
+        with contextlib.suppress(OSError):  # a read-only volume has what it has
+            (models / folder).mkdir(exist_ok=True)
+    config = site.scratch / "extra_model_paths.yaml"
+    config.write_text(commands.model_paths_config(models))
+    return config

@@ -1,0 +1,189 @@
+"""Settings in, the engine's command line and environment out. Pure but for looking at folders."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from handler.errors import BootFailed
+
+if TYPE_CHECKING:
+    from handler.settings import Settings
+
+LOOPBACK = "127.0.0.1"
+# ComfyUI's default cache keeps the last prompt's nodes only: two workflows in turn would reload
+# their checkpoints every time. This many node results hold several workflows.
+CACHED_NODES = 48
+MODEL_FOLDERS = [
+    "audio_encoders",
+    "checkpoints",
+    "clip",
+    "clip_vision",
+    "configs",
+    "controlnet",
+    "diffusers",
+    "diffusion_models",
+    "embeddings",
+    "gligen",
+    "hypernetworks",
+    "latent_upscale_models",
+    "loras",
+    "model_patches",
+    "photomaker",
+    "style_models",
+    "text_encoders",
+    "unet",
+    "upscale_models",
+    "vae",
+    "vae_approx",
+]
+
+Kind = Literal["comfyui", "embedded", "attached"]
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """The engine's folders as the server sees them.
+
+    Attributes:
+        shared: False for a ComfyUI attached by URL, whose folders are out of reach.
+        models: None where ComfyUI's own stays in use.
+    """
+
+    input: Path
+    output: Path
+    temp: Path
+    models: Path | None
+    shared: bool = True
+
+
+def engine_kind(settings: Settings, *, embedded_allowed: bool) -> Kind:
+    """Choose the engine.
+
+    Raises:
+        BootFailed: no ComfyUI is found and the embedded engine may not stand in.
+    """
+    if settings.engine == "embedded":
+        if not embedded_allowed:
+            raise BootFailed(
+                "ENGINE=embedded is for the local server and the command line only",
+                hint="set COMFY_HOME, CMD or COMFY_URL",
+                blame="image",
+            )
+        return "embedded"
+    if settings.comfy_url:
+        return "attached"
+    if settings.comfy_command or _is_comfyui(settings.comfy_home):
+        return "comfyui"
+    if settings.engine == "auto" and embedded_allowed and settings.comfy_home is None:
+        return "embedded"
+    where = f"{settings.comfy_home} holds no main.py" if settings.comfy_home else "none is set"
+    raise BootFailed(
+        f"no ComfyUI is found: {where}",
+        hint="set COMFY_HOME to its folder, CMD to a command that starts it, or COMFY_URL",
+        blame="image",
+    )
+
+
+def _is_comfyui(home: Path | None) -> bool:
+    return home is not None and (home / "main.py").is_file()
+
+
+def interpreter(settings: Settings) -> Path:
+    """Find the Python that ComfyUI runs on."""
+    if settings.comfy_python is not None:
+        return settings.comfy_python
+    for name in (".venv", "venv"):
+        candidate = (settings.comfy_home or Path()) / name / "bin" / "python"
+        if settings.comfy_home is not None and candidate.is_file():
+            return candidate
+    return Path(sys.executable)
+
+
+def folders(settings: Settings, kind: Kind, scratch: Path) -> Folders:
+    """Name the engine's folders: those given, else below its home. Makes none."""
+    if kind == "attached":
+        base = scratch / "attached"
+        return Folders(base / "input", base / "output", base / "temp", None, shared=False)
+    if kind == "embedded":
+        base = Path.home() / ".cache" / "comfyfn" / "embedded"
+        models = settings.model_dir or base / "models"
+    else:
+        base = settings.comfy_home or Path.cwd()
+        models = settings.model_dir or base / "models"
+    return Folders(
+        input=settings.input_dir or base / "input",
+        output=settings.output_dir or base / "output",
+        # ComfyUI wipes `<temp directory>/temp` at its start: never let two servers share one.
+        temp=scratch / "temp"
+        if kind == "embedded" or not settings.comfy_command
+        else base / "temp",
+        models=models,
+    )
+
+
+def embedded_command(settings: Settings, where: Folders) -> list[str]:
+    """Give the command of the embedded engine."""
+    command = [sys.executable, "-m", "local_server.engine", *_common(settings, where)]
+    command += ["--cache-lru", str(CACHED_NODES)]
+    if where.models is not None:
+        command += ["--models-directory", str(where.models)]
+    if settings.test_faults:
+        command.append("--test-faults")
+    return command + list(settings.comfy_args)
+
+
+def comfyui_command(
+    settings: Settings, where: Folders, *, cpu: bool, model_paths: Path | None
+) -> list[str]:
+    """Give the command of ComfyUI: `CMD` as it is, else main.py with arguments for serving.
+
+    Args:
+        cpu: there is no usable GPU and the operator allows to go without.
+        model_paths: a file for `--extra-model-paths-config`, see `model_paths_config`.
+    """
+    if settings.comfy_command:
+        return list(settings.comfy_command)
+    home = settings.comfy_home or Path()
+    ours = _common(settings, where)
+    if not _given(settings.comfy_args, "--cache-"):
+        ours += ["--cache-lru", str(CACHED_NODES)]
+    if cpu and not _given(settings.comfy_args, "--cpu"):
+        ours.append("--cpu")
+    if model_paths is not None:
+        ours += ["--extra-model-paths-config", str(model_paths)]
+    return [str(interpreter(settings)), str(home / "main.py"), *ours, *settings.comfy_args]
+
+
+def _common(settings: Settings, where: Folders) -> list[str]:
+    arguments = ["--listen", LOOPBACK, "--port", str(settings.comfy_port), "--disable-auto-launch"]
+    arguments += ["--input-directory", str(where.input), "--output-directory", str(where.output)]
+    return [*arguments, "--temp-directory", str(where.temp.parent)]
+
+
+def _given(arguments: tuple[str, ...], prefix: str) -> bool:
+    return any(argument.startswith(prefix) for argument in arguments)
+
+
+def model_paths_config(models: Path) -> str:
+    """Give the text of an extra-model-paths file for a models folder outside COMFY_HOME.
+
+    JSON is YAML, and quotes every path rightly.
+    """
+    paths = {name: f"{name}/" for name in MODEL_FOLDERS}
+    return json.dumps({"comfyfn": {"base_path": str(models), "is_default": True, **paths}})
+
+
+def engine_environment(settings: Settings, inherited: dict[str, str]) -> dict[str, str]:
+    """Give the child's environment; comfyui-api hands the same four to its launch command."""
+    return {
+        **inherited,
+        "DIRECT_ADDRESS": LOOPBACK,
+        "COMFYUI_PORT_HOST": str(settings.comfy_port),
+        "WEB_ENABLE_AUTH": "false",
+        "CF_QUICK_TUNNELS": "false",
+        "PYTHONUNBUFFERED": "1",
+    }

@@ -1,0 +1,92 @@
+"""Can ComfyUI run on this machine's GPU? Asked before it is started, so that the answer is clear.
+
+Without this, a driver too old for torch shows as a ComfyUI that dies in its boot, again and again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from handler.errors import BootFailed
+
+PROBE = Path(__file__).with_name("probe_gpu.py")
+PROBE_TIMEOUT_S = 60.0
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What ComfyUI's interpreter found.
+
+    Attributes:
+        usable: a GPU that the installed torch can use.
+        reason: why not, else empty.
+        torch: version of torch, None where it is not installed.
+        gpu: name of the first device.
+        vram_mb: its memory in MiB.
+    """
+
+    usable: bool
+    reason: str = ""
+    torch: str | None = None
+    gpu: str | None = None
+    vram_mb: int | None = None
+
+
+def judge(found: dict[str, Any]) -> Preflight:
+    """Read the probe's JSON. Pure."""
+    torch, gpu = found.get("torch"), found.get("gpu") or {}
+    version = torch and torch.get("__version__")
+    if torch is None:
+        return Preflight(usable=False, reason="torch is not installed for this interpreter")
+    if torch.get("hip"):
+        # ROCm has no libcuda to ask; torch on AMD finds its devices itself.
+        return Preflight(usable=True, torch=version)
+    if not torch.get("cuda"):
+        return Preflight(
+            usable=False, reason=f"torch {version} is a build without CUDA", torch=version
+        )
+    if gpu.get("error"):
+        return Preflight(usable=False, reason=gpu["error"], torch=version)
+    if not gpu.get("devices"):
+        return Preflight(usable=False, reason="the driver shows no GPU", torch=version)
+    device = gpu["devices"][0]
+    need, have = int(str(torch["cuda"]).split(".")[0]), gpu["driver_cuda"]
+    reason = ""
+    if have[0] < need:  # within one major version CUDA is compatible
+        reason = (
+            f"the driver supports CUDA {have[0]}.{have[1]}, torch {version} needs CUDA {need}: "
+            "pick a host with a newer driver, or an image with an older torch"
+        )
+    return Preflight(
+        usable=not reason,
+        reason=reason,
+        torch=version,
+        gpu=device["name"],
+        vram_mb=device["vram_bytes"] // MIB,
+    )
+
+
+def preflight(python: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Preflight:
+    """Ask ComfyUI's interpreter.
+
+    Raises:
+        BootFailed: the interpreter cannot be run.
+    """
+    try:
+        done = subprocess.run(
+            [str(python), str(PROBE)], capture_output=True, timeout=timeout_s, check=True
+        )
+        return judge(json.loads(done.stdout))
+    except (OSError, subprocess.SubprocessError, ValueError) as error:
+        said = getattr(error, "stderr", None) or b""
+        raise BootFailed(
+            f"ComfyUI's interpreter {python} cannot be used: {error}",
+            hint="set COMFY_PYTHON to the Python of ComfyUI's virtual environment",
+            log_tail=said.decode(errors="replace").splitlines()[-20:] or None,
+            blame="image",
+        ) from error

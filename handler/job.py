@@ -1,0 +1,224 @@
+"""One job: its phase, its events, its end. Only the service writes; everybody may follow."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import enum
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from handler.errors import HandlerError, JobCancelled
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from handler.records import Output
+    from handler.wire import Answer
+
+EVENTS_KEPT = 512
+
+
+class Phase(enum.Enum):
+    """Where a job is. The last three are final."""
+
+    RECEIVED = "received"
+    """The payload is taken and being checked."""
+    FETCHING = "fetching"
+    """Inputs are brought here; needs no engine."""
+    QUEUED = "queued"
+    """Waits for the engine, which has other work or is not ready."""
+    RUNNING = "running"
+    """The engine runs the graph."""
+    COLLECTING = "collecting"
+    """Outputs are read and described."""
+    CONVERTING = "converting"
+    """Outputs are converted as asked."""
+    DELIVERING = "delivering"
+    """The answer is made."""
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing comes after it."""
+        return self in _FINAL
+
+
+_FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED})
+_WAITING = frozenset({Phase.RECEIVED, Phase.FETCHING, Phase.QUEUED})
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """What a follower is told.
+
+    Attributes:
+        seq: counts from 1 within the job.
+        type: `phase`, `progress`, `output`, `preview`, or the end: `succeeded`, `failed`,
+            `cancelled`.
+        data: JSON-safe.
+    """
+
+    seq: int
+    type: str
+    data: dict[str, Any]
+
+    @property
+    def final(self) -> bool:
+        """Whether the job is over."""
+        return self.type in {"succeeded", "failed", "cancelled"}
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """A job in hand or finished.
+
+    Attributes:
+        uid: ours, unguessable; names folders and the engine's prompt.
+        id: the caller's, or drawn.
+        node_count: nodes in the graph.
+        wants_previews: whether a follower asked for pictures of the work so far.
+        stage_s: seconds spent in each phase.
+    """
+
+    uid: str
+    id: str
+    wants_previews: bool = False
+    phase: Phase = Phase.RECEIVED
+    created_at: float = field(default_factory=time.time)
+    finished_at: float | None = None
+    progress: dict[str, Any] = field(default_factory=dict)
+    outputs: list[Output] = field(default_factory=list)
+    error: HandlerError | None = None
+    stage_s: dict[str, float] = field(default_factory=dict)
+    cancel_asked: bool = False
+    task: asyncio.Task[Any] | None = None
+    answered: asyncio.Future[Answer] | None = None
+    _seq: int = 0
+    _mark: float = field(default_factory=time.monotonic)
+    _events: collections.deque[JobEvent] = field(
+        default_factory=lambda: collections.deque(maxlen=EVENTS_KEPT)
+    )
+    _followers: set[asyncio.Event] = field(default_factory=set)
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id} {self.phase.value}>"
+
+    @property
+    def waiting(self) -> bool:
+        """Whether it still has the engine before it."""
+        return self.phase in _WAITING
+
+    @property
+    def followed(self) -> bool:
+        """Whether somebody listens right now."""
+        return bool(self._followers)
+
+    def enter(self, phase: Phase, **data: Any) -> None:
+        """Go to the next phase; a final one stays."""
+        if self.phase.final or phase is self.phase:
+            return
+        now = time.monotonic()
+        name = self.phase.value
+        self.stage_s[name] = self.stage_s.get(name, 0.0) + now - self._mark
+        self._mark = now
+        self.phase = phase
+        if phase.final:
+            self.finished_at = time.time()
+        self.tell(phase.value if phase.final else "phase", {"phase": phase.value, **data})
+
+    def tell(self, kind: str, data: dict[str, Any]) -> None:
+        """Give an event to the followers."""
+        self._seq += 1
+        self._events.append(JobEvent(self._seq, kind, data))
+        for follower in self._followers:
+            follower.set()
+
+    def fail(self, error: HandlerError) -> None:
+        """End the job with an error; only the first one counts."""
+        if self.phase.final:
+            return
+        self.error = error
+        final = Phase.CANCELLED if isinstance(error, JobCancelled) else Phase.FAILED
+        self.enter(final, **error.envelope())
+
+    async def follow(self, after: int = 0) -> AsyncGenerator[JobEvent, None]:
+        """Give every event from `after` on until the final one.
+
+        Events older than the last 512 are gone; the order is never broken.
+        """
+        woken = asyncio.Event()
+        self._followers.add(woken)
+        try:
+            while True:
+                woken.clear()
+                for event in [e for e in self._events if e.seq > after]:
+                    after = event.seq
+                    yield event
+                    if event.final:
+                        return
+                if self.phase.final and after >= self._seq:
+                    return
+                await woken.wait()
+        finally:
+            self._followers.discard(woken)
+
+    def public(self) -> dict[str, Any]:
+        """Give what `GET /jobs/{id}` answers."""
+        return {
+            "id": self.id,
+            "status": self.phase.value,
+            "created_at": round(self.created_at, 3),
+            "finished_at": self.finished_at and round(self.finished_at, 3),
+            "progress": self.progress or None,
+            "outputs": [output.public() for output in self.outputs],
+            "error": self.error.envelope() if self.error else None,
+            "stage_s": {name: round(s, 4) for name, s in self.stage_s.items()},
+        }
+
+
+class JobBoard:
+    """The jobs in hand and the records of finished ones, in memory."""
+
+    def __init__(self, retention_s: float, most: int = 1000) -> None:
+        self._retention_s = retention_s
+        self._most = most
+        self._jobs: dict[str, Job] = {}
+        self._by_id: dict[str, list[Job]] = {}
+
+    def add(self, job: Job) -> None:
+        """Take a job in."""
+        self._jobs[job.uid] = job
+        self._by_id.setdefault(job.id, []).append(job)
+        self._expire()
+
+    def find(self, job_id: str) -> Job | None:
+        """Give the newest job of that id."""
+        jobs = self._by_id.get(job_id)
+        return jobs[-1] if jobs else None
+
+    def active(self, job_id: str | None = None) -> list[Job]:
+        """List the jobs that have not ended, of one id or all."""
+        jobs = self._jobs.values() if job_id is None else self._by_id.get(job_id, [])
+        return [job for job in jobs if not job.phase.final]
+
+    def _expire(self) -> None:
+        horizon = time.time() - self._retention_s
+        excess = len(self._jobs) - self._most
+        for job in list(self._jobs.values()):
+            old = job.finished_at is not None and job.finished_at < horizon
+            if not old and excess <= 0:
+                break  # in order of arrival: what follows is younger
+            if job.phase.final:
+                self._remove(job)
+                excess -= 1
+
+    def _remove(self, job: Job) -> None:
+        del self._jobs[job.uid]
+        same = self._by_id[job.id]
+        same.remove(job)
+        if not same:
+            del self._by_id[job.id]

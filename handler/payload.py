@@ -1,0 +1,111 @@
+"""The payload a caller sends, as a schema. The same on every platform."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from handler.errors import InvalidPayload
+from handler.media.options import ConvertOutput
+
+# comfyui-api's keys whose work this version does not do. Dropping them silently would look like
+# a job done: the caller is told instead.
+NOT_YET = ("webhook", "webhook_v2", "s3", "azure_blob_upload", "hf_upload", "http_upload")
+
+EXAMPLE_GRAPH: dict[str, Any] = {
+    "1": {"class_type": "LoadImage", "inputs": {"image": "https://example.com/photo.jpg"}},
+    "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+    "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "inverted"}},
+}
+
+
+class Timeouts(BaseModel):
+    """This job's own limits, in seconds; what is left out is as the operator set it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    queue_s: float | None = Field(None, gt=0, description="longest wait for the engine")
+    no_progress_s: float | None = Field(None, gt=0, description="longest silence of the run")
+    total_s: float | None = Field(None, gt=0, description="the whole job, fetching included")
+
+
+class PromptRequest(BaseModel):
+    """The body of `POST /prompt`. Unknown keys are ignored, as comfyui-api does."""
+
+    model_config = ConfigDict(
+        extra="ignore", json_schema_extra={"examples": [{"prompt": EXAMPLE_GRAPH}]}
+    )
+
+    prompt: dict[str, Any] = Field(
+        description=(
+            "The graph in ComfyUI's API format: node id -> `{class_type, inputs, _meta?}`. A file "
+            "input takes an http(s) URL, a data URI, base64, or a name in the input folder."
+        )
+    )
+    id: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
+        None, description="Names the job and begins its file names; drawn when left out."
+    )
+    convert_output: ConvertOutput | None = Field(
+        None, description="Convert every image that comes out."
+    )
+    extra_data: dict[str, Any] | None = Field(
+        None,
+        repr=False,
+        description=(
+            "Handed to ComfyUI: `api_key_comfy_org` for partner nodes, `extra_pnginfo`. Kept in "
+            "memory for this job only, never in an answer or a log."
+        ),
+    )
+    include_temp: bool = Field(False, description="Give temporary previews as outputs, too.")
+    previews: bool = Field(False, description="Send pictures of the work so far as events.")
+    timeouts: Timeouts | None = None
+
+    @field_validator("prompt", mode="before")
+    @classmethod
+    def _leave_graph_faults_to_the_pipeline(cls, value: Any) -> Any:
+        # A UI-format graph, a list or a text gets a better answer there than a type error here.
+        return value if isinstance(value, dict) else {"": value}
+
+
+def parse_payload(raw: Any) -> PromptRequest:
+    """Check a decoded JSON body.
+
+    Raises:
+        InvalidPayload: every fault with its path in `details`.
+    """
+    if not isinstance(raw, dict):
+        raise InvalidPayload(
+            f"the payload must be a JSON object with the key `prompt`, not {_kind(raw)}"
+        )
+    later = [key for key in NOT_YET if raw.get(key)]
+    if later:
+        raise InvalidPayload(
+            f"{', '.join(later)}: this version of comfyfn answers inline only",
+            location=later[0],
+            hint="leave the key out and read the result from the answer",
+        )
+    try:
+        return PromptRequest.model_validate(raw)
+    except ValidationError as error:
+        raise invalid_payload(error) from error
+
+
+def invalid_payload(error: ValidationError) -> InvalidPayload:
+    """Turn pydantic's faults into ours, without the values: they may be secret or large."""
+    faults = [
+        {"location": ".".join(str(part) for part in fault["loc"]), "message": fault["msg"]}
+        for fault in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    first = faults[0]
+    more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
+    return InvalidPayload(
+        f"{first['location']}: {first['message']}{more}",
+        location=first["location"],
+        details=faults,
+    )
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "a boolean"}
+    return "null" if value is None else names.get(type(value), type(value).__name__)

@@ -1,0 +1,88 @@
+"""A node's exception -> whose fault it is and what to do. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from handler.errors import Blame, ExecutionFailed
+from handler.graph.rewrite import node_title
+
+if TYPE_CHECKING:
+    from handler.engine.events import Failed
+    from handler.records import Graph
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """A kind of fault that is told by the exception's type or text."""
+
+    name: str
+    pattern: re.Pattern[str]
+    blame: Blame
+    retryable: bool
+    hint: str
+
+
+CAUSES = (
+    Cause(
+        "out_of_memory",
+        re.compile(
+            r"OutOfMemoryError|CUDA out of memory|out of memory|failed to allocate"
+            r"|not enough memory|can't allocate memory|insufficient memory",
+            re.IGNORECASE,
+        ),
+        "platform",
+        retryable=False,
+        hint="a smaller size, a smaller batch, or a GPU with more memory",
+    ),
+    Cause(
+        "gpu_fault",
+        re.compile(
+            r"unspecified launch failure|device-side assert|illegal memory access|CUDA error"
+            r"|misaligned address|invalid device function|CUDA driver",
+            re.IGNORECASE,
+        ),
+        "platform",
+        retryable=True,
+        hint="the GPU or its driver failed; another worker may do",
+    ),
+    Cause(
+        "broken_model",
+        re.compile(r"SafetensorError|invalid load key|PytorchStreamReader|HeaderTooLarge"),
+        "image",
+        retryable=False,
+        hint="the model file is broken or incomplete: fetch it again",
+    ),
+    Cause(
+        "missing_module",
+        re.compile(r"ModuleNotFoundError|ImportError"),
+        "image",
+        retryable=False,
+        hint="a Python package is missing in ComfyUI's environment",
+    ),
+)
+
+
+def execution_failed(end: Failed, graph: Graph) -> ExecutionFailed:
+    """Make the error of a node that raised."""
+    text = f"{end.exception_type}: {end.message}"
+    cause = next((c for c in CAUSES if c.pattern.search(text)), None)
+    title = node_title(graph, end.node_id) if end.node_id in graph else None
+    return ExecutionFailed(
+        f"node {end.node_id} ({end.class_type}) failed: {end.message or end.exception_type}",
+        location=f"prompt.{end.node_id}",
+        node_id=end.node_id,
+        node_title=title,
+        class_type=end.class_type,
+        blame=cause.blame if cause else None,
+        retryable=cause.retryable if cause else False,
+        hint=cause.hint if cause else None,
+        details={
+            "exception_type": end.exception_type,
+            "exception_message": end.message,
+            "traceback": list(end.traceback),
+            "cause": cause.name if cause else None,
+        },
+    )

@@ -1,0 +1,149 @@
+"""Validated -> Prepared: bring the media here, name them to the nodes, lead outputs aside."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from handler.errors import HandlerError, InputFailed
+from handler.graph.rewrite import isolate_outputs
+from handler.inputs.inline import decode_inline, looks_inline
+from handler.inputs.stored import check_stored
+from handler.media.sniff import EXTENSIONS, HEAD_BYTES, matches, sniff
+from handler.pipeline.stages import Parts, Prepared, Validated
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Iterable
+    from pathlib import Path
+
+    from handler.graph.media_inputs import MediaInput
+    from handler.job import Job
+    from handler.records import Graph
+
+T = TypeVar("T")
+# One job may name hundreds of frames; more connections than this help nobody.
+FETCHES_AT_ONCE = 8
+
+
+async def fetch_inputs(validated: Validated, job: Job, parts: Parts) -> Prepared:
+    """Get every media input and put its local name into the graph.
+
+    Raises:
+        InputFailed: an input cannot be had, or is not what its node loads; names node and input.
+        UrlNotAllowed: the address policy refuses a URL.
+    """
+    graph = dict(validated.graph)
+    gate = asyncio.Semaphore(FETCHES_AT_ONCE)
+    values = await _all(_resolved(item, job, parts, gate) for item in validated.media)
+    for item, value in zip(validated.media, values, strict=True):
+        _put(graph, item, value)
+    isolated, output_nodes = isolate_outputs(
+        graph,
+        await parts.engine.object_info(),
+        folder=job.uid,
+        request_id=job.id,
+        prepend=parts.settings.prepend_filenames,
+    )
+    return Prepared(validated.request, isolated, output_nodes)
+
+
+async def _all(work: Iterable[Awaitable[T]]) -> list[T]:
+    """Await all; the first failure stops the others and is raised as it is."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _put(graph: Graph, item: MediaInput, value: str) -> None:
+    node = graph[item.node_id]
+    graph[item.node_id] = {**node, "inputs": {**node["inputs"], item.input: value}}
+
+
+async def _resolved(item: MediaInput, job: Job, parts: Parts, gate: asyncio.Semaphore) -> str:
+    try:
+        if item.is_directory and isinstance(item.value, list):
+            return await _directory(item, item.value, job, parts, gate)
+        path = await _one(item, str(item.value), _stem(item), job, parts, gate)
+        if path is None:
+            return str(item.value)
+        name = await parts.engine.files.publish(path)
+        return str(path) if await _by_path(item, parts) else name
+    except HandlerError as error:
+        raise error.at(item.location, item.node_id, item.class_type, item.title) from None
+
+
+async def _directory(
+    item: MediaInput, values: list[str], job: Job, parts: Parts, gate: asyncio.Semaphore
+) -> str:
+    """Put a list of files into one folder, named so that the node sorts them as given."""
+    fetches: list[Awaitable[Path | None]] = [
+        _one(item, value, f"{_stem(item)}/{index:05}", job, parts, gate)
+        for index, value in enumerate(values)
+    ]
+    for path in await _all(fetches):
+        if path is None:
+            raise InputFailed("a list of files takes URLs, data URIs and base64, no stored names")
+        await parts.engine.files.publish(path)
+    folder = parts.engine.files.inputs_of(job.uid) / _stem(item)
+    return str(folder) if await _by_path(item, parts) else f"{job.uid}/{_stem(item)}"
+
+
+async def _by_path(item: MediaInput, parts: Parts) -> bool:
+    """Tell whether the node opens any path, and not names below the input folder."""
+    spec = (await parts.engine.object_info()).node(item.class_type)
+    declared = spec.inputs.get(item.input) if spec else None
+    return bool(declared and declared.is_path and parts.engine.files.shared)
+
+
+def _stem(item: MediaInput) -> str:
+    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in f"{item.node_id}_{item.input}")
+    return safe[:80]
+
+
+async def _one(
+    item: MediaInput, value: str, stem: str, job: Job, parts: Parts, gate: asyncio.Semaphore
+) -> Path | None:
+    """Get one file into the job's input folder; None for a name the engine has already."""
+    target = parts.engine.files.inputs_of(job.uid) / stem
+    lower = value[:8].lower()
+    if lower.startswith(("http://", "https://")):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        async with gate:
+            await parts.fetcher.fetch(value, target)
+    elif lower.startswith("data:") or looks_inline(value):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target = await _off_loop(len(value), decode_inline, value, target)
+    elif "://" in value[:16]:
+        scheme = value.split("://", 1)[0]
+        raise InputFailed(f"{scheme}:// is no source this version can read", hint="use http(s)")
+    else:
+        check_stored(value, item, parts.engine.files)
+        return None
+    return _as_medium(item, target)
+
+
+async def _off_loop(size: int, work: Any, *arguments: Any) -> Any:
+    """Do small work here and large work in a thread."""
+    return await asyncio.to_thread(work, *arguments) if size > 1 << 18 else work(*arguments)
+
+
+def _as_medium(item: MediaInput, path: Path) -> Path:
+    """Check the content against what the node loads, and end the name as the content is.
+
+    Raises:
+        InputFailed: it is something else, a login page for example.
+    """
+    with path.open("rb") as file:
+        mime = sniff(file.read(HEAD_BYTES))
+    if not matches(item.wanted, mime):
+        what = mime or "of no known type"
+        raise InputFailed(
+            f"{item.class_type} loads {item.wanted}, but the content is {what}",
+            hint="does the URL lead to the file itself, without a login or a web page around it?",
+        )
+    suffix = EXTENSIONS.get(mime or "", "")
+    return path.rename(path.with_name(path.stem + suffix)) if suffix else path

@@ -1,0 +1,89 @@
+"""The way of a payload, written out: each stage takes one record and gives the next."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import shutil
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from handler.errors import TimedOut
+from handler.job import Phase
+from handler.pipeline.collect import collect
+from handler.pipeline.convert import convert
+from handler.pipeline.deliver import deliver
+from handler.pipeline.fetch_inputs import fetch_inputs
+from handler.pipeline.stages import Collected, Parts, Prepared, Ran, Received
+from handler.pipeline.validate import validate
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from handler.wire import Answer
+
+log = logging.getLogger("comfyfn.job")
+Execute = Callable[[Prepared], Awaitable[Ran]]
+
+
+async def run_pipeline(received: Received, parts: Parts, execute: Execute) -> Answer:
+    """Take a payload through all stages.
+
+    Args:
+        execute: queues the graph and runs it; the service's, which owns the engine's slots.
+
+    Raises:
+        HandlerError: the stage's own; TimedOut when the job's total time is over.
+    """
+    job, limits = received.job, received.request.timeouts
+    total_s = (limits and limits.total_s) or parts.settings.job_timeout_s
+    folder = JobFolder(job.uid, parts)
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(total_s or None) as deadline:
+            validated = await validate(received, parts)
+            job.enter(Phase.FETCHING)
+            prepared = await fetch_inputs(validated, job, parts)
+            preprocess_s = time.monotonic() - began
+            ran = await execute(prepared)
+            round_trip_s = time.monotonic() - began - preprocess_s
+            job.enter(Phase.COLLECTING)
+            collected = await collect(ran, received, parts)
+            folder.keep(collected)
+            if received.request.convert_output is not None:
+                job.enter(Phase.CONVERTING)
+            converted = await convert(collected, received, parts)
+            job.enter(Phase.DELIVERING)
+            return deliver(converted, received, parts, folder, (began, preprocess_s, round_trip_s))
+    except TimeoutError as error:
+        await folder.remove()
+        if deadline.expired():
+            raise TimedOut(
+                f"the job took longer than its limit of {total_s:g} s",
+                hint="raise JOB_TIMEOUT_S or timeouts.total_s",
+            ) from error
+        raise
+    except BaseException:
+        await folder.remove()
+        raise
+
+
+class JobFolder:
+    """The files of one job, in the engine's folders and in ours; removed together."""
+
+    def __init__(self, uid: str, parts: Parts) -> None:
+        self._uid = uid
+        self._parts = parts
+        self._strays: tuple[Path, ...] = ()
+
+    def keep(self, collected: Collected) -> None:
+        """Note files that lie elsewhere, to be removed as well."""
+        self._strays = collected.strays
+
+    async def remove(self) -> None:
+        """Remove everything."""
+        self._parts.engine.files.forget(self._uid)
+        shutil.rmtree(self._parts.scratch / self._uid, ignore_errors=True)
+        for path in self._strays:
+            path.unlink(missing_ok=True)

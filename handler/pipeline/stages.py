@@ -1,0 +1,104 @@
+"""What each stage hands to the next. The types do not fit unless the order is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from handler.engine.base import Engine
+    from handler.engine.events import End
+    from handler.graph.media_inputs import MediaInput
+    from handler.inputs.http import HttpFetcher
+    from handler.job import Job
+    from handler.payload import PromptRequest
+    from handler.records import Graph, Output
+    from handler.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the stages work with, wired in `build.py`.
+
+    Attributes:
+        scratch: folder for files of ours, removed with the server.
+    """
+
+    settings: Settings
+    engine: Engine
+    fetcher: HttpFetcher
+    operator_fetcher: HttpFetcher
+    scratch: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A job as it came."""
+
+    job: Job
+    request: PromptRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """A graph that the engine can run once its media are there.
+
+    Attributes:
+        media: inputs that take a file.
+    """
+
+    request: PromptRequest
+    graph: Graph
+    media: list[MediaInput]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A graph ready for the engine: local names, outputs led into the job's own folder.
+
+    Attributes:
+        output_nodes: ids of nodes that save or show something.
+        prefixes: node id -> the prefix its files begin with, below the job's folder.
+    """
+
+    request: PromptRequest
+    graph: Graph
+    output_nodes: list[str]
+
+
+@dataclass(slots=True)
+class Ran:
+    """What the run told.
+
+    Attributes:
+        told: node id -> the UI output the engine told of it.
+        frames: images that nodes sent through the socket in place of a file.
+        started_ms, ended_ms: Unix time in milliseconds by the engine's clock.
+        node_ms: node id -> when it began.
+        cached: ids of nodes that did not run.
+    """
+
+    graph: Graph
+    output_nodes: list[str]
+    told: dict[str, dict[str, Any]] = field(default_factory=dict)
+    frames: list[tuple[str, Path]] = field(default_factory=list)
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    node_ms: dict[str, int] = field(default_factory=dict)
+    cached: tuple[str, ...] = ()
+    end: End | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Every output, read and described.
+
+    Attributes:
+        strays: files outside the job's folder, removed with it.
+    """
+
+    ran: Ran
+    outputs: list[Output]
+    strays: tuple[Path, ...] = ()

@@ -1,0 +1,268 @@
+"""Everything an operator can set, read from the environment once. Nothing else reads it.
+
+Each field of `Settings` names its variable, its default and what it means: the table of
+docs/settings.md is generated from here. All faults are told at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Environment = Mapping[str, str]
+
+
+class SettingsError(ValueError):
+    """The environment holds values that cannot be used; the text lists every one."""
+
+
+def _flag(text: str) -> bool:
+    words = {"true": True, "1": True, "yes": True, "on": True}
+    words |= {"false": False, "0": False, "no": False, "off": False, "": False}
+    try:
+        return words[text.strip().lower()]
+    except KeyError:
+        raise ValueError("is neither true nor false") from None
+
+
+def _number(low: float, high: float = float("inf")) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise ValueError("is no number") from None
+        if not low <= value <= high:
+            raise ValueError(f"is not between {low:g} and {high:g}")
+        return value
+
+    return parse
+
+
+def _whole(low: int, high: int = 2**31) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise ValueError("is no whole number") from None
+        if not low <= value <= high:
+            raise ValueError(f"is not between {low} and {high}")
+        return value
+
+    return parse
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.strip().lower() in words:
+            return text.strip().lower()
+        raise ValueError(f"is none of {', '.join(words)}")
+
+    return parse
+
+
+def _path(text: str) -> Path | None:
+    return Path(text).expanduser().absolute() if text else None
+
+
+def _words(text: str) -> tuple[str, ...]:
+    try:
+        return tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f"cannot be split into words: {error}") from None
+
+
+def _text(text: str) -> str:
+    return text
+
+
+def _env(name: str, default: Any, parse: Callable[[str], Any], about: str) -> Any:
+    return field(default=default, metadata={"env": name, "parse": parse, "about": about})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the operator set. Times are in seconds, sizes as their names say."""
+
+    host: str = _env("HOST", "127.0.0.1", _text, "address the server listens on")
+    port: int = _env("PORT", 3000, _whole(0, 65535), "port the server listens on")
+    log_level: str = _env(
+        "LOG_LEVEL",
+        "info",
+        _one_of("trace", "debug", "info", "warn", "warning", "error", "fatal"),
+        "least severe log lines shown",
+    )
+    max_body_mb: int = _env(
+        "MAX_BODY_SIZE_MB", 100, _whole(1, 1 << 20), "largest request body in MiB; over it: 413"
+    )
+
+    engine: str = _env(
+        "ENGINE",
+        "auto",
+        _one_of("auto", "comfyui", "embedded"),
+        "which engine runs graphs; `auto`: ComfyUI when found, else the embedded one",
+    )
+    comfy_home: Path | None = _env("COMFY_HOME", None, _path, "folder of ComfyUI, with its main.py")
+    comfy_python: Path | None = _env(
+        "COMFY_PYTHON", None, _path, "ComfyUI's interpreter; default: its .venv or venv, else ours"
+    )
+    comfy_command: tuple[str, ...] = _env(
+        "CMD", (), _words, "any other command that starts ComfyUI, quoted as in a shell"
+    )
+    comfy_args: tuple[str, ...] = _env(
+        "COMFY_ARGS", (), _words, "more arguments for ComfyUI; they win over ours"
+    )
+    comfy_url: str = _env(
+        "COMFY_URL",
+        "",
+        _text,
+        "a ComfyUI that already runs: nothing is started, files are uploaded",
+    )
+    comfy_port: int = _env(
+        "COMFYUI_PORT_HOST", 8188, _whole(1, 65535), "loopback port the engine is started on"
+    )
+    allow_cpu: bool = _env("ALLOW_CPU", False, _flag, "start ComfyUI even without a usable GPU")
+    input_dir: Path | None = _env("INPUT_DIR", None, _path, "the engine's input folder")
+    output_dir: Path | None = _env("OUTPUT_DIR", None, _path, "the engine's output folder")
+    model_dir: Path | None = _env("MODEL_DIR", None, _path, "the engine's models folder")
+    work_dir: Path | None = _env(
+        "WORK_DIR", None, _path, "scratch for large bodies and conversions; default: a temp folder"
+    )
+    engine_prefetch: int = _env(
+        "ENGINE_PREFETCH", 2, _whole(1, 64), "prompts handed to the engine at once; it runs one"
+    )
+    restart_budget: int = _env(
+        "ENGINE_RESTARTS", 5, _whole(0), "engine starts in a row without a success, then unhealthy"
+    )
+    always_restart: bool = _env(
+        "ALWAYS_RESTART_COMFYUI", False, _flag, "never give up restarting the engine"
+    )
+
+    warmup_file: Path | None = _env("WARMUP_PROMPT_FILE", None, _path, "graph run once after boot")
+    warmup_url: str = _env("WARMUP_PROMPT_URL", "", _text, "the same, fetched by URL")
+    warmup_json: str = _env("WARMUP_PROMPT_JSON", "", _text, "the same, as JSON text")
+    warmup_failure: str = _env(
+        "WARMUP_FAILURE",
+        "fail",
+        _one_of("fail", "continue"),
+        "what a warmup that fails means: `fail` the boot, or `continue` without",
+    )
+
+    max_queue_depth: int = _env(
+        "MAX_QUEUE_DEPTH", 1000, _whole(0), "jobs that may wait; over it: 429; 0: no limit"
+    )
+    boot_timeout_s: float = _env(
+        "BOOT_TIMEOUT_S", 600.0, _number(1), "from the engine's start to its first answer"
+    )
+    startup_check_interval_s: float | None = _env(
+        "STARTUP_CHECK_INTERVAL_S", None, _number(0.001), "with the next one: BOOT_TIMEOUT_S"
+    )
+    startup_check_tries: int | None = _env(
+        "STARTUP_CHECK_MAX_TRIES", None, _whole(1), "interval times tries is the boot's limit"
+    )
+    queue_timeout_s: float = _env(
+        "QUEUE_TIMEOUT_S", 0.0, _number(0), "longest wait for the engine; 0: no limit"
+    )
+    no_progress_timeout_s: float = _env(
+        "NO_PROGRESS_TIMEOUT_S", 600.0, _number(0), "longest silence of a run; 0: no limit"
+    )
+    job_timeout_s: float = _env(
+        "JOB_TIMEOUT_S", 0.0, _number(0), "a job's total time, fetching included; 0: no limit"
+    )
+    cancel_grace_s: float = _env(
+        "CANCEL_GRACE_S", 60.0, _number(0), "a cancelled run that does not end is killed after this"
+    )
+    drain_timeout_s: float = _env(
+        "DRAIN_TIMEOUT_S", 30.0, _number(0), "how long SIGTERM waits for jobs in hand"
+    )
+    job_retention_s: float = _env(
+        "JOB_RETENTION_S", 3600.0, _number(0), "how long the record of a finished job is kept"
+    )
+
+    prepend_filenames: bool = _env(
+        "PREPEND_FILENAMES", True, _flag, "name outputs `<id>_<prefix>`; else `<id>`"
+    )
+    url_allow_hosts: str = _env(
+        "URL_ALLOW_HOSTS",
+        "",
+        _text,
+        "host globs, IPs and CIDRs that callers' URLs may reach although they are not public",
+    )
+    trusted_origins: str = _env(
+        "HTTP_TRUSTED_ORIGINS", "", _text, "comfyui-api's form of the same: exact origins"
+    )
+    max_input_mb: int = _env("MAX_INPUT_MB", 2048, _whole(1), "largest media input in MiB")
+    fetch_timeout_s: float = _env(
+        "FETCH_TIMEOUT_S", 600.0, _number(1), "longest time to fetch one media input"
+    )
+    instance: str = _env("INSTANCE_ID", "", _text, "name of this worker in answers; default: host")
+    test_faults: bool = _env(
+        "COMFYFN_TEST_FAULTS", False, _flag, "give the embedded engine its fault nodes (tests only)"
+    )
+
+    @property
+    def boot_limit_s(self) -> float:
+        """Seconds the engine has to answer; comfyui-api's interval and tries win when set."""
+        if self.startup_check_interval_s is None and self.startup_check_tries is None:
+            return self.boot_timeout_s
+        return (self.startup_check_interval_s or 1.0) * (self.startup_check_tries or 20)
+
+    @classmethod
+    def from_env(cls, environ: Environment | None = None, **defaults: Any) -> Settings:
+        """Read the environment.
+
+        Args:
+            defaults: fields to have another default than theirs.
+
+        Raises:
+            SettingsError: naming every variable that cannot be used, and why.
+        """
+        environ = os.environ if environ is None else environ
+        values: dict[str, Any] = dict(defaults)
+        faults: list[str] = []
+        for spec in dataclasses.fields(cls):
+            text = environ.get(spec.metadata["env"])
+            if text is None or not text.strip():
+                continue
+            try:
+                values[spec.name] = spec.metadata["parse"](text.strip())
+            except ValueError as error:
+                faults.append(f"{spec.metadata['env']}={text!r} {error}")
+        faults += _clashes(values)
+        if faults:
+            raise SettingsError("; ".join(faults))
+        return cls(**values)
+
+
+def _clashes(values: Mapping[str, Any]) -> list[str]:
+    faults = []
+    if values.get("comfy_url") and values.get("engine") == "embedded":
+        faults.append("COMFY_URL attaches to a ComfyUI, ENGINE=embedded does without one")
+    if values.get("comfy_url") and values.get("comfy_command"):
+        faults.append("COMFY_URL attaches to a running ComfyUI, CMD starts one: set one of them")
+    warm = values.get("warmup_file")
+    if warm is not None and not warm.is_file():
+        faults.append(f"WARMUP_PROMPT_FILE={str(warm)!r} is no file")
+    return faults
+
+
+def inherited_environment() -> dict[str, str]:
+    """Give a copy of the environment for a child process, without what only we may know."""
+    return {name: text for name, text in os.environ.items() if not _is_secret(name)}
+
+
+_SECRETS = (
+    "WEBHOOK_SECRET",
+    "HTTP_AUTH_HEADER_VALUE",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+)
+_SECRET_PREFIXES = ("AZURE_STORAGE_", "BUCKET_", "RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "SALAD_API")
+
+
+def _is_secret(name: str) -> bool:
+    return name in _SECRETS or name.startswith(_SECRET_PREFIXES)

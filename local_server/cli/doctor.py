@@ -1,0 +1,153 @@
+"""`comfyfn doctor`: what was found, what is missing, and why."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+
+    from handler.settings import Settings
+
+GIB = 1 << 30
+LITTLE_SPACE_GIB = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        level: `ok`, `warn`, or `bad`: with one of these the server would not run.
+    """
+
+    level: str
+    topic: str
+    text: str
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("doctor", help="tell what was found, what is missing, and why")
+    parser.set_defaults(call=call)
+
+
+def call(_options: argparse.Namespace) -> int:
+    """Print the findings; the status is 1 when the server would not run here."""
+    from handler.settings import Settings
+
+    findings = examine(Settings.from_env())
+    marks = {"ok": "ok  ", "warn": "warn", "bad": "BAD "}
+    for finding in findings:
+        print(f"{marks[finding.level]}  {finding.topic:12} {finding.text}")
+    return 1 if any(finding.level == "bad" for finding in findings) else 0
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Look at everything that serving needs. Starts and changes nothing."""
+    from handler.engine.command import engine_kind
+    from handler.errors import BootFailed
+    from handler.version import VERSION
+
+    python = f"{sys.version.split()[0]} ({sys.executable})"
+    findings = [Finding("ok", "comfyfn", f"{VERSION} on Python {python}")]
+    try:
+        kind = engine_kind(settings, embedded_allowed=True)
+    except BootFailed as error:
+        return [*findings, Finding("bad", "engine", f"{error.message}; {error.hint}")]
+    describe = {"comfyui": _comfyui, "embedded": _embedded, "attached": _attached}
+    findings += describe[kind](settings)
+    if kind != "attached":
+        findings += [_port(settings.comfy_port, "COMFYUI_PORT_HOST"), *_folders(settings, kind)]
+    findings.append(_port(settings.port, "PORT"))
+    return [*findings, _warmup(settings)]
+
+
+def _comfyui(settings: Settings) -> list[Finding]:
+    from handler.engine.command import interpreter
+    from handler.engine.preflight import preflight
+    from handler.errors import BootFailed
+
+    if settings.comfy_command:
+        findings = [Finding("ok", "engine", f"ComfyUI by CMD: {' '.join(settings.comfy_command)}")]
+        if settings.comfy_python is None and settings.comfy_home is None:
+            return [*findings, Finding("warn", "gpu", "not checked: set COMFY_PYTHON to have it")]
+    else:
+        findings = [Finding("ok", "engine", f"ComfyUI in {settings.comfy_home}")]
+    python = interpreter(settings)
+    try:
+        found = preflight(python)
+    except BootFailed as error:
+        return [*findings, Finding("bad", "interpreter", f"{error.message}; {error.hint}")]
+    findings.append(Finding("ok", "interpreter", f"{python}, torch {found.torch}"))
+    if found.usable:
+        return [*findings, Finding("ok", "gpu", f"{found.gpu}, {found.vram_mb} MiB")]
+    if settings.allow_cpu:
+        return [*findings, Finding("warn", "gpu", f"{found.reason}; ALLOW_CPU=true goes without")]
+    return [*findings, Finding("bad", "gpu", f"{found.reason}; ALLOW_CPU=true would go without")]
+
+
+def _embedded(_settings: Settings) -> list[Finding]:
+    text = "the embedded CPU engine (core image nodes only): set COMFY_HOME for a real ComfyUI"
+    return [Finding("warn", "engine", text)]
+
+
+def _attached(settings: Settings) -> list[Finding]:
+    import httpx
+
+    try:
+        answer = httpx.get(f"{settings.comfy_url}/system_stats", timeout=5, trust_env=False)
+        version = answer.raise_for_status().json()["system"].get("comfyui_version")
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        text = f"no ComfyUI answers at COMFY_URL={settings.comfy_url}: {type(error).__name__}"
+        return [Finding("bad", "engine", text)]
+    return [Finding("ok", "engine", f"ComfyUI {version} at {settings.comfy_url}")]
+
+
+def _port(port: int, name: str) -> Finding:
+    from handler.engine.process import check_port_free
+    from handler.errors import BootFailed
+
+    try:
+        check_port_free(port)
+    except BootFailed as error:
+        return Finding("bad", "port", f"{error.message} ({name})")
+    return Finding("ok", "port", f"{port} is free ({name})")
+
+
+def _folders(settings: Settings, kind: Any) -> list[Finding]:
+    from handler.engine.command import folders
+
+    where = folders(settings, kind, Path())
+    named = {"input": where.input, "output": where.output, "models": where.models}
+    return [_folder(name, path) for name, path in named.items() if path is not None]
+
+
+def _folder(name: str, path: Path) -> Finding:
+    there = path
+    while not there.exists():
+        there = there.parent
+    free = shutil.disk_usage(there).free / GIB
+    text = f"{path}, {free:.1f} GiB free"
+    if there != path:
+        text += ", will be made"
+    return Finding("warn" if free < LITTLE_SPACE_GIB else "ok", name, text)
+
+
+def _warmup(settings: Settings) -> Finding:
+    given = [
+        name
+        for name, value in (
+            ("WARMUP_PROMPT_JSON", settings.warmup_json),
+            ("WARMUP_PROMPT_FILE", settings.warmup_file),
+            ("WARMUP_PROMPT_URL", settings.warmup_url),
+        )
+        if value
+    ]
+    if not given:
+        return Finding("warn", "warmup", "none: the first request loads the model")
+    return Finding("ok", "warmup", given[0])

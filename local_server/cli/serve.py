@@ -1,0 +1,26 @@
+"""`comfyfn serve`: the HTTP API on this machine."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import argparse
+
+
+def add_parser(verbs: Any) -> None:
+    """Add the verb."""
+    parser = verbs.add_parser("serve", help="serve the HTTP API (docs at /docs)")
+    parser.add_argument("--host", help="address to listen on (HOST, default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (PORT, default 3000)")
+    parser.set_defaults(call=call)
+
+
+def call(options: argparse.Namespace) -> int:
+    """Serve until a signal."""
+    from handler.settings import Settings
+    from local_server.serve import serve
+
+    given = {k: v for k in ("host", "port") if (v := getattr(options, k)) is not None}
+    return serve(replace(Settings.from_env(), **given))

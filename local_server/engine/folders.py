@@ -1,0 +1,160 @@
+"""Where the engine's files lie: ComfyUI's folders, file references and names for new files."""
+
+from __future__ import annotations
+
+import mimetypes
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+MODEL_SUFFIXES = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"})
+ANY_SUFFIX: frozenset[str] = frozenset()
+
+# Folder name -> (folders below models/, suffixes listed), in ComfyUI's order.
+MODEL_FOLDERS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
+    "checkpoints": (("checkpoints",), MODEL_SUFFIXES),
+    "configs": (("configs",), frozenset({".yaml"})),
+    "loras": (("loras",), MODEL_SUFFIXES),
+    "vae": (("vae",), MODEL_SUFFIXES),
+    "text_encoders": (("text_encoders", "clip"), MODEL_SUFFIXES),
+    "diffusion_models": (("unet", "diffusion_models"), MODEL_SUFFIXES),
+    "clip_vision": (("clip_vision",), MODEL_SUFFIXES),
+    "style_models": (("style_models",), MODEL_SUFFIXES),
+    "embeddings": (("embeddings",), MODEL_SUFFIXES),
+    "diffusers": (("diffusers",), frozenset({"folder"})),
+    "vae_approx": (("vae_approx",), MODEL_SUFFIXES),
+    "controlnet": (("controlnet", "t2i_adapter"), MODEL_SUFFIXES),
+    "gligen": (("gligen",), MODEL_SUFFIXES),
+    "upscale_models": (("upscale_models",), MODEL_SUFFIXES),
+    "custom_nodes": (("../custom_nodes",), ANY_SUFFIX),
+    "hypernetworks": (("hypernetworks",), MODEL_SUFFIXES),
+    "photomaker": (("photomaker",), MODEL_SUFFIXES),
+    "classifiers": (("classifiers",), frozenset({""})),
+    "model_patches": (("model_patches",), MODEL_SUFFIXES),
+    "audio_encoders": (("audio_encoders",), MODEL_SUFFIXES),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class SavePlace:
+    """Where a node writes its next files.
+
+    Attributes:
+        folder: absolute folder, made if it was missing.
+        name: the prefix's base name.
+        counter: number of the first new file.
+        subfolder: the folder relative to the medium's root, as told to clients.
+    """
+
+    folder: Path
+    name: str
+    counter: int
+    subfolder: str
+
+
+@dataclass(frozen=True, slots=True)
+class Folders:
+    """The engine's four folders, all absolute."""
+
+    input: Path
+    output: Path
+    temp: Path
+    models: Path
+
+    def of_type(self, kind: str) -> Path | None:
+        """Give the folder that a file reference's `type` names, None for an unknown word."""
+        return {"input": self.input, "output": self.output, "temp": self.temp}.get(kind)
+
+    def split_annotation(self, name: str) -> tuple[str, Path | None]:
+        """Take `[output]`, `[input]` or `[temp]` off a file name, and give that folder."""
+        for kind in ("output", "input", "temp"):
+            if name.endswith(f"[{kind}]"):
+                # One more character: the blank before the bracket.
+                return name[: -len(kind) - 3], self.of_type(kind)
+        return name, None
+
+    def annotated(self, name: str) -> Path:
+        """Give the path that a name in a graph means, in the input folder by default."""
+        bare, folder = self.split_annotation(name)
+        return (folder or self.input) / bare
+
+    def input_files(self) -> list[str]:
+        """List the files of the input folder's top level."""
+        return sorted(entry.name for entry in os.scandir(self.input) if entry.is_file())
+
+    def input_images(self) -> list[str]:
+        """List those files that are images by their name."""
+        return [name for name in self.input_files() if _is_image(name)]
+
+    def models_in(self, folder: str) -> list[str]:
+        """List a model folder by name, links followed, nothing opened.
+
+        Raises:
+            KeyError: no such folder name.
+        """
+        places, suffixes = MODEL_FOLDERS[folder]
+        found: set[str] = set()
+        for place in places:
+            root = self.models / place
+            for directory, below, names in os.walk(root, followlinks=True):
+                below[:] = [name for name in below if name != ".git"]
+                found.update(
+                    os.path.relpath(Path(directory, name), root)
+                    for name in names
+                    if not suffixes or Path(name).suffix.lower() in suffixes
+                )
+        return sorted(found)
+
+    def place_for(self, root: Path, prefix: str, width: int = 0, height: int = 0) -> SavePlace:
+        """Find folder, name and counter for new files of a filename prefix.
+
+        Raises:
+            ValueError: the prefix leads outside `root`.
+            OSError: the folder cannot be made or read.
+        """
+        prefix = os.path.normpath(_fill_in(prefix, width, height))
+        subfolder, name = os.path.split(prefix)
+        folder = Path(os.path.normpath(root / subfolder))
+        if not folder.is_relative_to(root):
+            raise ValueError(
+                "**** ERROR: Saving image outside the output folder is not allowed."
+                f"\n full_output_folder: {folder}\n         output_dir: {root}"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        numbers = [_number(entry.name, name) for entry in os.scandir(folder)]
+        return SavePlace(folder, name, max(numbers, default=0) + 1, subfolder)
+
+
+def _is_image(name: str) -> bool:
+    # Not in every system's table of types.
+    return name.endswith(".webp") or (mimetypes.guess_type(name, strict=False)[0] or "").startswith(
+        "image/"
+    )
+
+
+def _fill_in(prefix: str, width: int, height: int) -> str:
+    """Replace `%width%`, `%year%` and their like."""
+    if "%" not in prefix:
+        return prefix
+    now = time.localtime()
+    values = {
+        "width": str(width),
+        "height": str(height),
+        "year": str(now.tm_year),
+        "month": f"{now.tm_mon:02}",
+        "day": f"{now.tm_mday:02}",
+        "hour": f"{now.tm_hour:02}",
+        "minute": f"{now.tm_min:02}",
+        "second": f"{now.tm_sec:02}",
+    }
+    for word, value in values.items():
+        prefix = prefix.replace(f"%{word}%", value)
+    return prefix
+
+
+def _number(entry: str, name: str) -> int:
+    """Read the counter of `name_00012_.png`, 0 for files of another prefix."""
+    head, rest = entry[: len(name) + 1], entry[len(name) + 1 :]
+    digits = rest.split("_")[0]
+    return int(digits) if head == f"{name}_" and digits.isdecimal() else 0
