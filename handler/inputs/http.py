@@ -155,7 +155,9 @@ class HttpFetcher:
                 finally:
                     await response.aclose()
             except InputFailed as fault:
-                raise _TryAgainError(fault) if fault.retryable else fault from fault.__cause__
+                if not fault.retryable:
+                    raise
+                raise _TryAgainError(fault) from fault.__cause__
             except httpx.TransportError as fault:
                 raise _transport_fault(fault, url) from fault
             except httpx.HTTPError as fault:

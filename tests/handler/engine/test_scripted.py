@@ -63,9 +63,25 @@ class Replay:
         self.messages = []
         self.runs = []
         self.events = {}
+        self.all_arrived = asyncio.Event()
+        self.due = self.frames_due()
+
+    async def __aenter__(self):
+        self.socket.start()
+        return self
+
+    async def __aexit__(self, *_):
+        await self.socket.stop()
+        await self.client.close()
+
+    async def wait_for_frames(self):
+        if self.due:
+            await asyncio.wait_for(self.all_arrived.wait(), 10)
 
     def on_message(self, message):
         self.messages.append(message)
+        if len(self.messages) >= self.due:
+            self.all_arrived.set()
         for execution in self.runs:
             self.events[execution] += execution.feed(message)
 
@@ -81,9 +97,7 @@ class Replay:
             prompt_id = unquote(entry["path"].removeprefix("/history/"))
             found = await self.client.history(prompt_id)
             assert found == (answer or {}).get(prompt_id)
-        elif (self.client.client_id, (answer or {}).get("prompt_id")) in self.expected_prompts(
-            entry
-        ):
+        elif any(client == self.client.client_id for client, _ in prompts_of({"http": [entry]})):
             graph = entry["request_body"]["prompt"]
             execution = Execution(answer["prompt_id"], graph)
             self.runs.append(execution)
@@ -94,9 +108,6 @@ class Replay:
             body = entry.get("request_body")
             async with session.request(entry["method"], target, json=body) as response:
                 assert response.status == entry["status"]
-
-    def expected_prompts(self, entry):
-        return set(prompts_of({"http": [entry]}))
 
     async def settle(self, execution):
         """Ask history where the socket could not tell the end."""
@@ -131,20 +142,18 @@ class Replay:
 async def test_a_transcript_is_followed_to_the_end_of_each_prompt(path):
     """All answers are as recorded, all frames arrive, and each prompt has its one true end."""
     transcript = load(path)
-    async with ScriptedEngine(transcript) as engine, aiohttp.ClientSession() as session:
-        replay = Replay(transcript, engine.url)
-        replay.socket.start()
+    async with (
+        ScriptedEngine(transcript) as engine,
+        aiohttp.ClientSession() as session,
+        Replay(transcript, engine.url) as replay,
+    ):
         for entry in transcript["http"]:
             if "status" in entry:
                 await replay.make(entry, session, engine.url)
-        async with asyncio.timeout(10):
-            while len(replay.messages) < replay.frames_due():
-                await asyncio.sleep(0.005)
+        await replay.wait_for_frames()
         for execution in replay.runs:
             if not execution.ended:
                 await replay.settle(execution)
-        await replay.socket.stop()
-        await replay.client.close()
 
     assert not [message for message in replay.messages if isinstance(message, Unknown)]
     for execution in replay.runs:
@@ -213,23 +222,21 @@ async def test_answers_go_on_with_the_last_one():
         await client.close()
 
 
-async def test_recorded_previews_are_made_into_frames():
-    """Both forms of binary frames come through."""
-    for stem, named in (
-        ("11c_txt2img_preview_legacy", False),
-        ("11d_txt2img_preview_metadata", True),
+@pytest.mark.parametrize(
+    ("stem", "named"),
+    [("11c_txt2img_preview_legacy", False), ("11d_txt2img_preview_metadata", True)],
+)
+async def test_recorded_previews_are_made_into_frames(stem, named):
+    """Both forms of binary frames come through; only the newer one names its node."""
+    transcript = load(next(path for path in FILES if path.stem == stem))
+    async with (
+        ScriptedEngine(transcript) as engine,
+        Replay(transcript, engine.url) as replay,
     ):
-        transcript = load(next(path for path in FILES if path.stem == stem))
-        async with ScriptedEngine(transcript) as engine:
-            replay = Replay(transcript, engine.url)
-            replay.socket.start()
-            await replay.client.submit("p", {"1": {}})
-            async with asyncio.timeout(10):
-                while len(replay.messages) < replay.frames_due():
-                    await asyncio.sleep(0.005)
-            await replay.socket.stop()
-            await replay.client.close()
-        previews = [m for m in replay.messages if isinstance(m, PreviewFrame)]
-        assert len(previews) == 3
-        assert {preview.node is not None for preview in previews} == {named}
-        assert isinstance(replay.messages[0], Status)
+        await replay.client.submit("p", {"1": {}})
+        await replay.wait_for_frames()
+
+    previews = [message for message in replay.messages if isinstance(message, PreviewFrame)]
+    assert len(previews) == 3
+    assert {preview.node is not None for preview in previews} == {named}
+    assert isinstance(replay.messages[0], Status)

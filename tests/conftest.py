@@ -1,0 +1,33 @@
+"""Fixtures that many tests share; the servers themselves are in live.py."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from live import COMFY_HOME, ENGINES, LiveServer, live_server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave tests that need a real ComfyUI out where there is none, and say so."""
+    reason = "no real ComfyUI: COMFY_HOME is not set"
+    for item in items:
+        if "comfyui" in item.keywords and not COMFY_HOME:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+ENGINE_PARAMS = [
+    pytest.param(name, marks=[pytest.mark.comfyui] if name == "comfyui" else [])
+    for name in ("embedded", "comfyui")
+]
+assert set(ENGINES) <= {"embedded", "comfyui"}
+
+
+@pytest.fixture(scope="session", params=ENGINE_PARAMS)
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
+    """A server for every test that leaves it as it was; once per engine."""
+    home = tmp_path_factory.mktemp(f"server-{request.param}")
+    with live_server(home, request.param, URL_ALLOW_HOSTS="127.0.0.1") as running:
+        yield running
