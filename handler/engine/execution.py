@@ -80,11 +80,6 @@ class Execution:
         """Whether the engine was seen to work on the prompt, and no end was given."""
         return self._running and not self._ended
 
-    @running.setter
-    def running(self, seen: bool) -> None:
-        """Take note that the queue shows the prompt as running, and Started was told for it."""
-        self._running = self._started = seen
-
     @property
     def outputs(self) -> Mapping[str, dict[str, Any]]:
         """UI outputs seen so far, by the engine's own node id (visible or expanded)."""

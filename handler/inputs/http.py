@@ -217,7 +217,8 @@ def _parsed(url: str) -> httpx.URL:
         parsed = httpx.URL(url)
     except (httpx.InvalidURL, ValueError) as fault:
         raise InputFailed(f"not a valid URL: {redacted(url)}") from fault
-    if parsed.scheme not in {"http", "https"} or not parsed.host:
+    # httpx escapes what no host may have in it, and would ask DNS for that.
+    if parsed.scheme not in {"http", "https"} or not parsed.host or "%" in parsed.host:
         raise InputFailed(f"not an http(s) URL: {redacted(url)}")
     return parsed
 

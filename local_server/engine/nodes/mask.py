@@ -92,7 +92,7 @@ def solid_mask(value: float, width: int, height: int) -> Result:
 )
 def invert_mask(mask: Pixels) -> Result:
     """Swap 0 and 1."""
-    return (1 - mask,)
+    return (1.0 - mask,)
 
 
 @node(

@@ -21,7 +21,7 @@ PAD = ["INT", {"default": 0, "min": 0, "max": MAX_SIZE, "step": 8}]
 )
 def image_invert(image: Pixels) -> Result:
     """Turn each colour into its opposite."""
-    return (1 - image,)
+    return (1.0 - image,)
 
 
 @node(

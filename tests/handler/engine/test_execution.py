@@ -465,15 +465,6 @@ def test_the_end_held_decides_where_an_entry_tells_none():
     assert [Interrupted(None, None)] == execution.feed_history({}, in_queue=False)
 
 
-def test_a_run_seen_in_the_queue_can_be_marked_as_running():
-    """Who reads the queue tells Started; the message that comes late does not repeat it."""
-    execution = Execution("p", ["1"])
-    execution.running = True
-
-    assert execution.running
-    assert execution.feed(m.ExecutionStart("p", 1)) == []
-
-
 def test_nothing_follows_the_end():
     """Whatever comes after the end is ignored."""
     run = ENDED[0]

@@ -18,7 +18,7 @@ SAMPLES = Path(__file__).parent / "samples"
 
 def encoded(format_name: str, **options) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (20, 10), (200, 30, 90)).save(buffer, format_name, **options)
+    Image.new("RGB", (40, 30), (200, 30, 90)).save(buffer, format_name, **options)
     return buffer.getvalue()
 
 
