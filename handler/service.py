@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from handler.engine.base import Engine, EngineState, NeverStarted
+from handler.engine.client import GraphRefused
 from handler.errors import (
     BootFailed,
     Draining,
@@ -32,6 +33,7 @@ from handler.health import Health, HealthReport
 from handler.job import Job, JobBoard, JobEvent, Phase
 from handler.payload import PromptRequest, parse_payload
 from handler.pipeline.execute import Recorder, engine_prompt, judge_end
+from handler.pipeline.faults import graph_refused
 from handler.pipeline.run import run_pipeline
 from handler.pipeline.stages import Parts, Prepared, Ran, Received
 from handler.slots import Slots
@@ -139,6 +141,8 @@ class Handler:
         job.answered = asyncio.get_running_loop().create_future()
         self._jobs.add(job)
         job.task = asyncio.create_task(self._work(Received(job, request)), name=f"job-{job.id}")
+        # A task that is cancelled before its first step runs none of its code.
+        job.task.add_done_callback(lambda _: self._end(job, JobCancelled("the job was cancelled")))
         return job
 
     async def handle(self, payload: Any) -> Answer:
@@ -169,12 +173,17 @@ class Handler:
             HandlerError: as the job ended, after its last event.
         """
         job = self.submit(payload)
+        claimed = False
         try:
             async for event in job.follow():
                 yield event
-            yield await self.result(job)
+            answer = await self.result(job)
+            claimed = True
+            yield answer
         finally:
             self._cancel(job)
+            if not claimed and job.answered is not None:
+                job.answered.add_done_callback(self._close_unclaimed)
 
     def find(self, job_id: str) -> Job | None:
         """Give the newest job of that id."""
@@ -258,6 +267,8 @@ class Handler:
             log.info("job %s: %s outputs, %s", job.id, len(answer.outputs), _times(job))
 
     def _end(self, job: Job, error: HandlerError) -> None:
+        if job.phase.final:
+            return
         job.fail(error)
         log.warning("job %s: %s: %s", job.id, error.code, error.message)
         if job.answered is not None and not job.answered.done():
@@ -289,6 +300,9 @@ class Handler:
                     held = False
                     self._wind_down(run, prompt.prompt_id, job)
                     raise
+                except GraphRefused as error:
+                    info = await self._engine.object_info()
+                    raise graph_refused(error, prepared.graph, info) from error
                 except NeverStarted:
                     if attempt == RESUBMITS - 1:
                         raise

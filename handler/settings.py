@@ -126,6 +126,9 @@ class Settings:
         "COMFYUI_PORT_HOST", 8188, _whole(1, 65535), "loopback port the engine is started on"
     )
     allow_cpu: bool = _env("ALLOW_CPU", False, _flag, "start ComfyUI even without a usable GPU")
+    ui: bool = _env(
+        "COMFYFN_UI", False, _flag, "for designing: previews on, and ComfyUI's own page announced"
+    )
     input_dir: Path | None = _env("INPUT_DIR", None, _path, "the engine's input folder")
     output_dir: Path | None = _env("OUTPUT_DIR", None, _path, "the engine's output folder")
     model_dir: Path | None = _env("MODEL_DIR", None, _path, "the engine's models folder")
@@ -248,6 +251,25 @@ def _clashes(values: Mapping[str, Any]) -> list[str]:
     if warm is not None and not warm.is_file():
         faults.append(f"WARMUP_PROMPT_FILE={str(warm)!r} is no file")
     return faults
+
+
+def settings_table() -> str:
+    """Write all settings as a Markdown table; docs/settings.md holds it."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for spec in dataclasses.fields(Settings):
+        default = _written(spec.default)
+        about = spec.metadata["about"].replace("|", "\\|")
+        cell = f" `{default}` " if default else " "
+        rows.append(f"| `{spec.metadata['env']}` |{cell}| {about} |")
+    return "\n".join(rows) + "\n"
+
+
+def _written(default: Any) -> str:
+    if isinstance(default, bool):
+        return str(default).lower()
+    if isinstance(default, float):
+        return f"{default:g}"
+    return "" if default is None or default == () else str(default)
 
 
 def inherited_environment() -> dict[str, str]:

@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from handler.engine.boot import Site, launch, open_site
-from handler.errors import HandlerError
+from handler.errors import BootFailed, HandlerError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,11 +43,28 @@ def serve(settings: Settings) -> int:
     configure_logging(settings)
     listener = listen(settings.host, settings.port)
     site = open_site(settings, embedded_allowed=True)
+    if settings.ui:
+        announce_page(site)
     process: EngineProcess | None = None
     if site.kind != "attached":
         with contextlib.suppress(HandlerError):  # told again, with its retries, by the handler
             process = launch(site)
     return _run(site, process, listener)
+
+
+def announce_page(site: Site) -> None:
+    """Say where ComfyUI's own page is.
+
+    Raises:
+        BootFailed: the embedded engine has none.
+    """
+    if site.kind == "embedded":
+        raise BootFailed(
+            "--ui shows ComfyUI's own page, and no ComfyUI is configured",
+            hint="set COMFY_HOME to a ComfyUI",
+        )
+    url = site.settings.comfy_url or f"http://127.0.0.1:{site.settings.comfy_port}"
+    log.info("ComfyUI's page: %s (once it has booted)", url)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -83,8 +100,11 @@ async def _serve(
         lifespan="on",
         log_config=None,
         access_log=False,
-        # Sockets of jobs in hand are ours to end: the handler drains first.
-        timeout_graceful_shutdown=5,
+        # Clients pool their connections; closing idle ones early makes their next request fail.
+        timeout_keep_alive=120,
+        server_header=False,
+        # Jobs have ended by then; this is for answers that are still being sent.
+        timeout_graceful_shutdown=max(5, round(site.settings.drain_timeout_s)),
     )
     server = uvicorn.Server(config)
     server.install_signal_handlers = lambda: None

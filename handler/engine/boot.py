@@ -113,6 +113,10 @@ def _check_gpu(settings: Settings) -> Preflight | None:
         found.vram_mb,
         (time.monotonic() - begun) * 1000,
     )
+    # An interpreter that we only guessed says nothing of CMD's when it has no torch.
+    guessed = bool(settings.comfy_command) and settings.comfy_python is None
+    if guessed and found.torch is None:
+        return None
     if not found.usable and not settings.allow_cpu:
         raise BootFailed(
             f"the GPU cannot be used: {found.reason}",

@@ -151,6 +151,8 @@ def comfyui_command(
     ours = _common(settings, where)
     if not _given(settings.comfy_args, "--cache-"):
         ours += ["--cache-lru", str(CACHED_NODES)]
+    if settings.ui and not _given(settings.comfy_args, "--preview-method"):
+        ours += ["--preview-method", "auto"]
     if cpu and not _given(settings.comfy_args, "--cpu"):
         ours.append("--cpu")
     if model_paths is not None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 log = logging.getLogger("comfyfn.engine")
+LOG_KEPT_LINES = 500
 LOG_TAIL_LINES = 60
 TERMINATE_GRACE_S = 3.0
 # Holds the read end of a pipe whose write end only the server has: when the server is gone, even
@@ -59,7 +60,8 @@ class EngineProcess:
         """
         self.command = command
         self.started_at = time.monotonic()
-        self.tail: collections.deque[str] = collections.deque(maxlen=LOG_TAIL_LINES)
+        # Long enough to hold what ComfyUI tells of its node packs at the boot's end.
+        self.tail: collections.deque[str] = collections.deque(maxlen=LOG_KEPT_LINES)
         self._exited = threading.Event()
         self._lock = threading.Lock()
         self._on_exit: Callable[[int], None] | None = None
@@ -105,7 +107,7 @@ class EngineProcess:
 
     def log_tail(self) -> list[str]:
         """Give the last lines it printed, oldest first."""
-        return list(self.tail)
+        return list(self.tail)[-LOG_TAIL_LINES:]
 
     def describe_exit(self) -> str:
         """Say in words how it ended."""

@@ -129,17 +129,18 @@ class HttpFetcher:
         return fetched
 
     async def _with_retries(self, url: httpx.URL, part: Path) -> Fetched:
-        for number in range(1, _TRIES + 1):
+        number = 1
+        while True:
             try:
                 return await self._once(url, part)
             except _TryAgainError as fault:
                 wait = fault.retry_after_s or self._backoff_s * 2 ** (number - 1)
                 if number == _TRIES or wait > _LONGEST_RETRY_AFTER_S:
                     raise fault.failure from fault.__cause__
-                log.info("%s; try %d of %d", fault, number + 1, _TRIES)
+                number += 1
+                log.info("%s; try %d of %d", fault, number, _TRIES)
                 # Jitter keeps the fetches of one job from coming back all at once.
                 await asyncio.sleep(wait * random.uniform(1, 1.25))  # noqa: S311 - no secret
-        raise AssertionError("the loop ends by return or raise")
 
     async def _once(self, url: httpx.URL, part: Path) -> Fetched:
         async with httpx.AsyncClient(

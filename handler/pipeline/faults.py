@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from handler.errors import Blame, ExecutionFailed
+from handler.errors import Blame, ExecutionFailed, InvalidWorkflow
+from handler.graph.check import check_graph
 from handler.graph.rewrite import node_title
 
 if TYPE_CHECKING:
+    from handler.engine.client import GraphRefused
     from handler.engine.events import Failed
+    from handler.graph.object_info import ObjectInfo
     from handler.records import Graph
 
 
@@ -86,3 +89,39 @@ def execution_failed(end: Failed, graph: Graph) -> ExecutionFailed:
             "cause": cause.name if cause else None,
         },
     )
+
+
+def graph_refused(error: GraphRefused, graph: Graph, info: ObjectInfo) -> InvalidWorkflow:
+    """Make the error of a graph that passed our check and not the engine's own.
+
+    Node packs may waive or add checks, so ours keeps quiet about what they may take; now that the
+    engine refused, its doubts are worth telling: they have the nearest names.
+    """
+    doubts = {fault.node_id: fault for fault in check_graph(graph, info, strict=True)}
+    node_id = next(iter(error.node_errors), None)
+    doubt = doubts.get(node_id or "") or next(iter(doubts.values()), None)
+    node_id = node_id or (doubt and doubt.node_id)
+    node = graph.get(node_id or "") or {}
+    lines = [_line(i, told) for i, told in error.node_errors.items()]
+    text = "; ".join(lines) or str(error.error.get("details") or "")
+    return InvalidWorkflow(
+        f"{error.message}: {text}" if text else error.message,
+        location=doubt.location if doubt else f"prompt.{node_id}" if node_id else "prompt",
+        node_id=node_id,
+        node_title=node_title(graph, node_id) if node_id in graph else None,
+        class_type=node.get("class_type"),
+        hint=doubt.hint if doubt else None,
+        details={
+            "error": error.error,
+            "node_errors": error.node_errors,
+            "doubts": [fault.public() for fault in doubts.values()],
+        },
+    )
+
+
+def _line(node_id: str, told: dict[str, Any]) -> str:
+    faults = [
+        ": ".join(filter(None, (str(f.get("message") or ""), str(f.get("details") or ""))))
+        for f in told.get("errors") or []
+    ]
+    return f"node {node_id} ({told.get('class_type')}): {', '.join(faults)}"

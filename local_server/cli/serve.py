@@ -14,6 +14,9 @@ def add_parser(verbs: Any) -> None:
     parser = verbs.add_parser("serve", help="serve the HTTP API (docs at /docs)")
     parser.add_argument("--host", help="address to listen on (HOST, default 127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (PORT, default 3000)")
+    parser.add_argument(
+        "--ui", action="store_true", help="for designing: ComfyUI's own page on 127.0.0.1:8188"
+    )
     parser.set_defaults(call=call)
 
 
@@ -22,5 +25,11 @@ def call(options: argparse.Namespace) -> int:
     from handler.settings import Settings
     from local_server.serve import serve
 
-    given = {k: v for k in ("host", "port") if (v := getattr(options, k)) is not None}
+    given: dict[str, Any] = {}
+    if options.host is not None:
+        given["host"] = options.host
+    if options.port is not None:
+        given["port"] = options.port
+    if options.ui:
+        given["ui"] = True
     return serve(replace(Settings.from_env(), **given))

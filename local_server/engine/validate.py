@@ -231,8 +231,12 @@ class _Validation:
 
     def _check_by_node(self, node: Node, inputs: dict[str, Any], faults: list[Fault]) -> None:
         for name in node.checked:
-            if node.check is None or name not in inputs:
+            if node.check is None:
                 continue
+            if name not in inputs:
+                # ComfyUI calls the node's own check without it; the report is what comes of that.
+                text = f"{node.name}.VALIDATE_INPUTS() missing 1 required positional argument"
+                raise TypeError(f"{text}: '{name}'")
             # A link has no value before the run.
             value = None if is_link(inputs[name]) else inputs[name]
             problem = node.check(self.folders, value)

@@ -244,3 +244,27 @@ async def test_recorded_previews_are_made_into_frames(stem, named):
     assert len(previews) == 3
     assert {preview.node is not None for preview in previews} == {named}
     assert isinstance(replay.messages[0], Status)
+
+
+async def test_a_dropped_and_restarted_script_goes_on_at_the_same_port():
+    """Cut sockets and a restart are what a crash looks like from outside."""
+    states = asyncio.Queue()
+    async with ScriptedEngine({"http": [], "ws": []}) as engine:
+        client = ComfyClient(engine.url, client_id="me")
+        socket = EngineSocket(
+            client,
+            lambda message: None,
+            lambda connected, generation: states.put_nowait((connected, generation)),
+            backoff_s=(0.01, 0.05),
+        )
+        socket.start()
+        async with asyncio.timeout(10):
+            assert await states.get() == (True, 1)
+            engine.drop_sockets()
+            assert [await states.get() for _ in range(2)] == [(False, 1), (True, 2)]
+            await engine.stop()
+            assert await states.get() == (False, 2)
+            await engine.start()
+            assert await states.get() == (True, 3)
+        await socket.stop()
+        await client.close()

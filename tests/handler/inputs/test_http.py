@@ -7,6 +7,7 @@ import base64
 import gzip
 import os
 import shutil
+import socket
 import ssl
 import subprocess
 from contextlib import asynccontextmanager
@@ -221,6 +222,30 @@ async def test_no_listener_is_a_passing_fault(tmp_path):
 
     assert (caught.value.blame, caught.value.retryable) == ("platform", True)
     assert len(names.asked) == 3
+
+
+async def test_a_passing_fault_of_dns_is_tried_again(source, tmp_path):
+    """Resolvers in fresh containers stumble."""
+    source.routes["/f"] = giving(b"x")
+
+    class Stumbling(Names):
+        async def __call__(self, host, port):
+            found = await super().__call__(host, port)
+            if len(self.asked) == 1:
+                raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure")
+            return found
+
+    names = Stumbling()
+    await fetcher(names).fetch(source.url("/f"), tmp_path / "f")
+    assert len(names.asked) == 2
+
+
+async def test_content_that_does_not_unpack_is_refused(source, tmp_path):
+    """It claims to be gzip and is not."""
+    source.routes["/f"] = giving(b"plain", content_encoding="gzip")
+    with pytest.raises(InputFailed, match="Failed to download"):
+        await fetcher().fetch(source.url("/f"), tmp_path / "f")
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_the_next_address_is_tried_where_one_refuses(source, tmp_path):

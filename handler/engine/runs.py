@@ -1,0 +1,286 @@
+"""The prompts in one engine's hands, each followed from its submit to its one end.
+
+The WebSocket is for speed; `/queue` and `/history` are the truth, looked at only when messages
+may have been lost: after a reconnect, while the socket is down, or after a silence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from typing import TYPE_CHECKING, Any
+
+from handler.engine.base import EnginePrompt, NeverStarted, OnEvent
+from handler.engine.client import ComfyClient, GraphRefused
+from handler.engine.events import End, EngineEvent, Failed, Gone, Interrupted, Started, Succeeded
+from handler.engine.execution import Execution
+from handler.engine.socket import EngineSocket
+from handler.errors import (
+    EngineDied,
+    EngineRefused,
+    HandlerError,
+    PlatformError,
+    Stalled,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from handler.engine.messages import Message
+
+log = logging.getLogger("comfyfn.engine")
+
+LOOK_LIMIT_S = 5.0
+# A run that says nothing is looked up this often; ComfyUI answers in a millisecond.
+SILENCE_S = 3.0
+DISCONNECTED_POLL_S = 0.5
+MISSES_OF_A_LOST_ENGINE = 5
+RECOVERY_S = 5.0
+FORGET_BATCH = 16
+FORGET_AFTER_S = 1.0
+END_TYPES = (Succeeded, Failed, Interrupted, Gone)
+
+
+class _Run:
+    """One prompt.
+
+    Attributes:
+        submitted: the engine has answered that it took the prompt.
+        began: the engine was seen to run it.
+        misses: looks at the queue in a row that got no answer.
+    """
+
+    def __init__(self, prompt: EnginePrompt, on_event: OnEvent) -> None:
+        self.execution = Execution(prompt.prompt_id, prompt.graph.keys())
+        self.on_event = on_event
+        self.done: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self.submitted = False
+        self.began = False
+        self.misses = 0
+
+    def take(self, events: list[EngineEvent]) -> None:
+        """Hand events on; the end settles the run."""
+        for event in events:
+            if isinstance(event, Started):
+                if self.began:
+                    continue
+                self.began = True
+            self.on_event(event)
+            if isinstance(event, END_TYPES) and not self.done.done():
+                self.done.set_result(event)
+
+    def fail(self, error: HandlerError) -> None:
+        """Settle the run with an error."""
+        if not self.done.done():
+            self.done.set_exception(error)
+            self.done.exception()  # read once: a run nobody waits for any more is no loose end
+
+
+class Runs:
+    """Submits prompts, follows them, and tells their ends.
+
+    Args:
+        alive: whether the engine's process lives; None where the process is not ours.
+        log_tail: the engine's last lines.
+        restart: called with the reason when the engine does not react any more.
+    """
+
+    def __init__(
+        self,
+        client: ComfyClient,
+        *,
+        alive: Callable[[], bool | None],
+        log_tail: Callable[[], list[str] | None],
+        restart: Callable[[str], Awaitable[None]],
+    ) -> None:
+        self._client = client
+        self._alive = alive
+        self._log_tail = log_tail
+        self._restart = restart
+        self._runs: dict[str, _Run] = {}
+        self._last_activity = time.monotonic()
+        self._tasks: set[asyncio.Future[Any]] = set()
+        self._forget: list[str] = []
+        self._forget_timer: asyncio.TimerHandle | None = None
+        self.socket = EngineSocket(client, self._on_message, self._on_socket)
+
+    def __len__(self) -> int:
+        return len(self._runs)
+
+    async def run(self, prompt: EnginePrompt, on_event: OnEvent) -> End:
+        """Run one prompt; see `Engine.run`."""
+        run = _Run(prompt, on_event)
+        self._runs[prompt.prompt_id] = run
+        self._last_activity = time.monotonic()
+        try:
+            await self._submit(prompt, run)
+            end = await self._follow(prompt, run)
+        finally:
+            del self._runs[prompt.prompt_id]
+        self._forget_later(prompt.prompt_id)
+        return end
+
+    async def cancel(self, prompt_id: str) -> None:
+        """Take a prompt from the queue or interrupt it; no other is hit."""
+        run = self._runs.get(prompt_id)
+        with contextlib.suppress(EngineDied, EngineRefused, Stalled):
+            await self._client.delete_pending([prompt_id])
+            await self._client.interrupt(prompt_id)
+            if run is not None and run.submitted:
+                await self._look_up(run)
+
+    def fail_all(self, why: str) -> None:
+        """End all runs: the engine is gone. Those it had not begun may be handed in again."""
+        for run in list(self._runs.values()):
+            kind = EngineDied if run.began else NeverStarted
+            run.fail(
+                kind(
+                    why,
+                    log_tail=self._log_tail(),
+                    hint="send it again; if it happens again, the graph may need more memory",
+                )
+            )
+
+    async def close(self) -> None:
+        """End what works in the background."""
+        if self._forget_timer is not None:
+            self._forget_timer.cancel()
+        await self.socket.stop()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def _on_message(self, message: Message) -> None:
+        prompt_id = getattr(message, "prompt_id", None)
+        if prompt_id is None:
+            runs = list(self._runs.values())
+        else:
+            run = self._runs.get(prompt_id)
+            runs = [run] if run is not None else []
+        for run in runs:
+            self._last_activity = time.monotonic()
+            run.take(run.execution.feed(message))
+            if run.submitted and run.execution.needs_history:
+                self._spawn(self._look_up(run))
+
+    def _on_socket(self, connected: bool, generation: int) -> None:
+        if not connected or generation <= 1:
+            return
+        for run in list(self._runs.values()):
+            run.execution.feed_reconnected()
+            if run.submitted:
+                self._spawn(self._look_up(run))
+
+    async def _look_up(self, run: _Run) -> None:
+        """Ask `/queue`, then `/history`: in this order an ended run is never missed."""
+        prompt_id, before = run.execution.prompt_id, run.execution.reconnects
+        try:
+            async with asyncio.timeout(LOOK_LIMIT_S):
+                queue = await self._client.queue()
+                entry = await self._client.history(prompt_id)
+        except (HandlerError, TimeoutError):
+            run.misses += 1
+            if self._alive() is None and run.misses >= MISSES_OF_A_LOST_ENGINE:
+                run.fail(EngineDied(f"the ComfyUI at {self._client.base_url} is out of reach"))
+            return
+        run.misses = 0
+        if prompt_id in queue.running:
+            run.take([Started(int(time.time() * 1000))])
+        run.take(
+            run.execution.feed_history(entry, in_queue=prompt_id in queue, reconnects_before=before)
+        )
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # -- one prompt -------------------------------------------------------------------------------
+
+    async def _submit(self, prompt: EnginePrompt, run: _Run) -> None:
+        try:
+            node_errors = await self._client.submit(
+                prompt.prompt_id, prompt.graph, prompt.extra_data
+            )
+        except EngineDied as error:
+            # The answer was lost; whether the prompt was, the queue tells.
+            if self._alive() is not False:
+                await self._look_up(run)
+            if self._alive() is False or (run.done.done() and not run.began):
+                raise NeverStarted(error.message, log_tail=self._log_tail()) from error
+            node_errors = {}
+        run.submitted = True
+        if run.execution.needs_history:
+            self._spawn(self._look_up(run))
+        if node_errors:
+            # ComfyUI would run the rest and call it a success.
+            await self.cancel(prompt.prompt_id)
+            message = "ComfyUI would leave some of the outputs out"
+            raise GraphRefused(200, {"message": message}, node_errors)
+
+    async def _follow(self, prompt: EnginePrompt, run: _Run) -> End:
+        limit_s = prompt.no_progress_s
+        while True:
+            wait_s = SILENCE_S if self.socket.connected else DISCONNECTED_POLL_S
+            if limit_s:
+                wait_s = min(wait_s, max(limit_s / 4, 0.05))
+            if await _settled(run.done, wait_s):
+                return run.done.result()
+            silence_s = time.monotonic() - self._last_activity
+            if silence_s < wait_s:
+                continue
+            was_connected = self.socket.connected
+            await self._look_up(run)
+            if run.done.done():
+                if was_connected and not run.done.exception():
+                    log.warning("the engine's WebSocket was silent about a run that ended")
+                    self.socket.reconnect()
+            elif limit_s and silence_s > limit_s:
+                self._spawn(self._recover(prompt.prompt_id))
+                raise Stalled(
+                    f"no progress for {silence_s:.1f} s (limit {limit_s:g} s)",
+                    hint="raise NO_PROGRESS_TIMEOUT_S or timeouts.no_progress_s for slow nodes",
+                    log_tail=self._log_tail(),
+                )
+
+    async def _recover(self, prompt_id: str) -> None:
+        """Get an engine that stalled back: interrupt, else restart, so that the next job runs."""
+        with contextlib.suppress(HandlerError, TimeoutError):
+            async with asyncio.timeout(RECOVERY_S):
+                await self._client.delete_pending([prompt_id])
+                await self._client.interrupt(prompt_id)
+                while prompt_id in await self._client.queue():  # noqa: ASYNC110
+                    await asyncio.sleep(0.2)  # the queue is another process's: no event to await
+                return
+        await self._restart(f"it did not react for {RECOVERY_S:g} s after a stalled run")
+
+    # -- history ----------------------------------------------------------------------------------
+
+    def _forget_later(self, prompt_id: str) -> None:
+        self._forget.append(prompt_id)
+        if len(self._forget) >= FORGET_BATCH:
+            self._forget_now()
+        elif self._forget_timer is None:
+            loop = asyncio.get_running_loop()
+            self._forget_timer = loop.call_later(FORGET_AFTER_S, self._forget_now)
+
+    def _forget_now(self) -> None:
+        if self._forget_timer is not None:
+            self._forget_timer.cancel()
+            self._forget_timer = None
+        ids, self._forget = self._forget, []
+        if ids:
+            self._spawn(self._forget_history(ids))
+
+    async def _forget_history(self, ids: list[str]) -> None:
+        with contextlib.suppress(PlatformError):
+            await self._client.forget(ids)
+
+
+async def _settled(future: asyncio.Future[End], wait_s: float) -> bool:
+    done, _ = await asyncio.wait((future,), timeout=wait_s)
+    return bool(done)

@@ -1,0 +1,211 @@
+"""Settings: one reading of the environment, all faults at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+
+import pytest
+
+from handler.settings import Settings, SettingsError, inherited_environment, settings_table
+
+
+def test_an_empty_environment_gives_the_defaults():
+    """Nothing has to be set."""
+    assert Settings.from_env({}) == Settings()
+
+
+def test_empty_texts_count_as_unset():
+    """An image may declare a variable without a value."""
+    assert Settings.from_env({"PORT": "", "HOST": "  ", "ALLOW_CPU": ""}) == Settings()
+
+
+def test_the_process_environment_is_read_without_an_argument():
+    """What is set for the process is what counts."""
+    settings = Settings.from_env()
+    assert settings.port == int(os.environ.get("PORT") or 3000)
+
+
+def test_other_defaults_yield_to_the_environment():
+    """A verb's own defaults are defaults still."""
+    assert Settings.from_env({}, log_level="warning").log_level == "warning"
+    assert Settings.from_env({"LOG_LEVEL": "error"}, log_level="warning").log_level == "error"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "field", "value"),
+    [
+        ("HOST", " :: ", "host", "::"),
+        ("PORT", "0", "port", 0),
+        ("LOG_LEVEL", "WARN", "log_level", "warn"),
+        ("MAX_BODY_SIZE_MB", "7", "max_body_mb", 7),
+        ("ENGINE", "Embedded", "engine", "embedded"),
+        ("COMFY_HOME", "/x/y", "comfy_home", Path("/x/y")),
+        ("COMFY_HOME", "~/y", "comfy_home", Path.home() / "y"),
+        ("WORK_DIR", "here", "work_dir", Path.cwd() / "here"),
+        (
+            "CMD",
+            "python 'my main.py' --a=\"b c\"",
+            "comfy_command",
+            ("python", "my main.py", "--a=b c"),
+        ),
+        ("COMFY_ARGS", "--lowvram  --cache-none", "comfy_args", ("--lowvram", "--cache-none")),
+        ("ALLOW_CPU", "yes", "allow_cpu", True),
+        ("ALLOW_CPU", "TRUE", "allow_cpu", True),
+        ("ALLOW_CPU", "on", "allow_cpu", True),
+        ("ALLOW_CPU", "1", "allow_cpu", True),
+        ("PREPEND_FILENAMES", "no", "prepend_filenames", False),
+        ("PREPEND_FILENAMES", "0", "prepend_filenames", False),
+        ("PREPEND_FILENAMES", "off", "prepend_filenames", False),
+        ("QUEUE_TIMEOUT_S", "1.5", "queue_timeout_s", 1.5),
+        ("JOB_TIMEOUT_S", "0", "job_timeout_s", 0.0),
+    ],
+)
+def test_a_value_is_parsed(name, text, field, value):
+    """Each kind of value has its one way to be written."""
+    assert getattr(Settings.from_env({name: text}), field) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "why"),
+    [
+        ("PORT", "http", "is no whole number"),
+        ("PORT", "70000", "is not between 0 and 65535"),
+        ("PORT", "-1", "is not between 0 and 65535"),
+        ("COMFYUI_PORT_HOST", "0", "is not between 1 and 65535"),
+        ("MAX_BODY_SIZE_MB", "0", "is not between 1 and"),
+        ("QUEUE_TIMEOUT_S", "soon", "is no number"),
+        ("QUEUE_TIMEOUT_S", "-1", "is not between 0 and inf"),
+        ("QUEUE_TIMEOUT_S", "nan", "is not between 0 and inf"),
+        ("ALLOW_CPU", "maybe", "is neither true nor false"),
+        ("LOG_LEVEL", "loud", "is none of trace, debug"),
+        ("CMD", "python 'main", "cannot be split into words"),
+        ("WARMUP_PROMPT_FILE", "/nowhere/graph.json", "is no file"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_with_its_reason(name, text, why):
+    """The operator is told which variable and why."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({name: text})
+
+    assert name in str(caught.value)
+    assert text in str(caught.value)
+    assert why in str(caught.value)
+
+
+def test_every_fault_is_told_at_once():
+    """Three mistakes cost one start, not three."""
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env(
+            {
+                "PORT": "x",
+                "ENGINE": "none",
+                "ALLOW_CPU": "?",
+                "COMFY_URL": "http://a",
+                "CMD": "python main.py",
+            }
+        )
+
+    text = str(caught.value)
+    assert [name for name in ("PORT", "ENGINE", "ALLOW_CPU", "COMFY_URL") if name in text] == [
+        "PORT",
+        "ENGINE",
+        "ALLOW_CPU",
+        "COMFY_URL",
+    ]
+
+
+@pytest.mark.parametrize(
+    "clash",
+    [
+        {"COMFY_URL": "http://127.0.0.1:1", "ENGINE": "embedded"},
+        {"COMFY_URL": "http://127.0.0.1:1", "CMD": "python main.py"},
+    ],
+)
+def test_settings_that_exclude_each_other_are_refused(clash):
+    """Neither of two contradicting wishes is quietly dropped."""
+    with pytest.raises(SettingsError, match="COMFY_URL"):
+        Settings.from_env(clash)
+
+
+def test_a_warmup_file_that_is_there_is_taken(tmp_path):
+    """The file is looked for when the settings are read, not at the boot's end."""
+    graph = tmp_path / "graph.json"
+    graph.write_text("{}")
+    assert Settings.from_env({"WARMUP_PROMPT_FILE": str(graph)}).warmup_file == graph
+
+
+@pytest.mark.parametrize(
+    ("environ", "seconds"),
+    [
+        ({}, 600.0),
+        ({"BOOT_TIMEOUT_S": "30"}, 30.0),
+        ({"STARTUP_CHECK_INTERVAL_S": "2"}, 40.0),
+        ({"STARTUP_CHECK_MAX_TRIES": "5"}, 5.0),
+        ({"STARTUP_CHECK_INTERVAL_S": "0.5", "STARTUP_CHECK_MAX_TRIES": "4"}, 2.0),
+        ({"BOOT_TIMEOUT_S": "30", "STARTUP_CHECK_MAX_TRIES": "5"}, 5.0),
+    ],
+)
+def test_interval_times_tries_wins_over_the_boot_timeout(environ, seconds):
+    """comfyui-api's two variables keep their meaning."""
+    assert Settings.from_env(environ).boot_limit_s == seconds
+
+
+def test_settings_are_frozen():
+    """Nothing changes them after the start."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().port = 1
+
+
+def test_secrets_are_kept_from_children():
+    """A node pack inside ComfyUI cannot read our keys."""
+    added = {
+        "WEBHOOK_SECRET": "s",
+        "AWS_SECRET_ACCESS_KEY": "s",
+        "AZURE_STORAGE_KEY": "s",
+        "BUCKET_ACCESS_KEY_ID": "s",
+        "RUNPOD_API_KEY": "s",
+        "COMFYFN_HARMLESS": "x",
+    }
+    os.environ.update(added)
+    try:
+        child = inherited_environment()
+    finally:
+        for name in added:
+            del os.environ[name]
+
+    assert [name for name in added if name in child] == ["COMFYFN_HARMLESS"]
+    assert child["PATH"] == os.environ["PATH"]
+
+
+def test_each_setting_is_a_row_of_the_table():
+    """The page of settings cannot forget one."""
+    rows = settings_table().splitlines()
+
+    names = [row.split("|")[1].strip().strip("`") for row in rows[2:]]
+    assert names == [spec.metadata["env"] for spec in dataclasses.fields(Settings)]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        ("PORT", "`3000`"),
+        ("ALLOW_CPU", "`false`"),
+        ("PREPEND_FILENAMES", "`true`"),
+        ("COMFY_URL", ""),
+        ("COMFY_HOME", ""),
+        ("CMD", ""),
+        ("BOOT_TIMEOUT_S", "`600`"),
+        ("QUEUE_TIMEOUT_S", "`0`"),
+    ],
+)
+def test_defaults_are_written_as_the_operator_would(name, default):
+    """A default from the table can be pasted into an environment."""
+    rows = {
+        row.split("|")[1].strip(): row.split("|")[2].strip()
+        for row in settings_table().splitlines()
+    }
+
+    assert rows[f"`{name}`"] == default

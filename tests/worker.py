@@ -1,0 +1,97 @@
+"""A worker on the engine in memory, and a real HTTP server around an ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+
+from handler.engine.memory import MemoryEngine
+from handler.inputs.address import AddressPolicy
+from handler.inputs.http import HttpFetcher
+from handler.job import Job
+from handler.payload import parse_payload
+from handler.pipeline.stages import Parts, Received
+from handler.service import Handler
+from handler.settings import Settings
+
+GRAPH: dict[str, Any] = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8}},
+    "2": {
+        "class_type": "SaveImage",
+        "inputs": {"images": ["1", 0], "filename_prefix": "x"},
+        "_meta": {"title": "the picture"},
+    },
+}
+
+
+def parts_in(home: Path, settings: Settings | None = None, **engine: Any) -> Parts:
+    """Wire parts whose engine is in memory and whose fetcher may reach this machine."""
+    home.mkdir(parents=True, exist_ok=True)
+    scratch = home / "scratch"
+    scratch.mkdir(exist_ok=True)
+
+    def fetcher() -> HttpFetcher:
+        return HttpFetcher(AddressPolicy("127.0.0.1"), backoff_s=0.01)
+
+    return Parts(
+        settings=settings or Settings(),
+        engine=MemoryEngine(home, **engine),
+        fetcher=fetcher(),
+        operator_fetcher=fetcher(),
+        scratch=scratch,
+    )
+
+
+def received(graph: Any = GRAPH, **keys: Any) -> Received:
+    """Make a job that has just come."""
+    request = parse_payload({"prompt": graph, **keys})
+    return Received(Job(uid="uid", id=request.id or "job"), request)
+
+
+@contextlib.asynccontextmanager
+async def worker(
+    home: Path, settings: Settings | None = None, *, start: bool = True, **engine: Any
+) -> AsyncIterator[tuple[Handler, MemoryEngine]]:
+    """Give a started handler and its engine; stop it afterwards."""
+    parts = parts_in(home, settings, **engine)
+    handler = Handler(parts)
+    assert isinstance(parts.engine, MemoryEngine)
+    try:
+        if start:
+            await handler.start()
+        yield handler, parts.engine
+    finally:
+        await handler.stop()
+
+
+@contextlib.asynccontextmanager
+async def serving(app: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve an application on a free port and give a client of it."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
+        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment]
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        port = listener.getsockname()[1]
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20
+        ) as client:
+            try:
+                yield client
+            finally:
+                server.should_exit = True
+                await task
+
+
+async def until(true: Any, limit_s: float = 10.0) -> None:
+    """Wait until `true()` holds, for states that nobody can await."""
+    async with asyncio.timeout(limit_s):
+        while not true():
+            await asyncio.sleep(0.005)
