@@ -100,7 +100,8 @@ def graph_refused(error: GraphRefused, graph: Graph, info: ObjectInfo) -> Invali
     doubts = {fault.node_id: fault for fault in check_graph(graph, info, strict=True)}
     node_id = next(iter(error.node_errors), None)
     doubt = doubts.get(node_id or "") or next(iter(doubts.values()), None)
-    node_id = node_id or (doubt and doubt.node_id)
+    if node_id is None and doubt is not None:
+        node_id = doubt.node_id
     node = graph.get(node_id or "") or {}
     lines = [_line(i, told) for i, told in error.node_errors.items()]
     text = "; ".join(lines) or str(error.error.get("details") or "")

@@ -110,16 +110,17 @@ class Folders:
         """Find folder, name and counter for new files of a filename prefix.
 
         Raises:
-            ValueError: the prefix leads outside `root`.
+            Exception: the prefix leads outside `root`.
             OSError: the folder cannot be made or read.
         """
         prefix = os.path.normpath(_fill_in(prefix, width, height))
         subfolder, name = os.path.split(prefix)
         folder = Path(os.path.normpath(root / subfolder))
         if not folder.is_relative_to(root):
-            raise ValueError(
+            raise Exception(  # noqa: TRY002 - clients are told this class
                 "**** ERROR: Saving image outside the output folder is not allowed."
                 f"\n full_output_folder: {folder}\n         output_dir: {root}"
+                f"\n         commonpath: {os.path.commonpath((root, folder))}"
             )
         folder.mkdir(parents=True, exist_ok=True)
         numbers = [_number(entry.name, name) for entry in os.scandir(folder)]

@@ -158,7 +158,7 @@ def test_settings_are_frozen():
         Settings().port = 1
 
 
-def test_secrets_are_kept_from_children():
+def test_secrets_are_kept_from_children(monkeypatch):
     """A node pack inside ComfyUI cannot read our keys."""
     added = {
         "WEBHOOK_SECRET": "s",
@@ -168,12 +168,10 @@ def test_secrets_are_kept_from_children():
         "RUNPOD_API_KEY": "s",
         "COMFYFN_HARMLESS": "x",
     }
-    os.environ.update(added)
-    try:
-        child = inherited_environment()
-    finally:
-        for name in added:
-            del os.environ[name]
+    for name, value in added.items():
+        monkeypatch.setenv(name, value)
+
+    child = inherited_environment()
 
     assert [name for name in added if name in child] == ["COMFYFN_HARMLESS"]
     assert child["PATH"] == os.environ["PATH"]

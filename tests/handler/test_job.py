@@ -1,0 +1,242 @@
+"""One job: phases, events, followers; and the board of all."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from handler.errors import EngineDied, JobCancelled
+from handler.job import EVENTS_KEPT, Job, JobBoard, JobEvent, Phase
+from handler.records import Output
+
+ENDS = [Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED]
+
+
+def a_job(job_id="j", uid=None):
+    return Job(uid=uid or f"uid-{job_id}", id=job_id)
+
+
+async def all_of(job, after=0):
+    return [event async for event in job.follow(after)]
+
+
+@pytest.mark.parametrize("phase", list(Phase))
+def test_only_the_last_three_phases_are_final(phase):
+    """Nothing comes after success, failure and cancellation."""
+    assert phase.final is (phase in ENDS)
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_final_phase_stays(end):
+    """Whatever is told later, the end is the end."""
+    job = a_job()
+    job.enter(end)
+    finished = job.finished_at
+    job.enter(Phase.RUNNING)
+    job.fail(EngineDied("late"))
+
+    assert job.phase is end
+    assert job.finished_at == finished is not None
+    assert job.error is None
+
+
+async def test_the_first_error_counts():
+    """A second fault is a consequence of the first."""
+    job = a_job()
+    job.fail(EngineDied("first"))
+    job.fail(JobCancelled("second"))
+
+    assert job.phase is Phase.FAILED
+    assert job.error.message == "first"
+    (event,) = await all_of(job)
+    assert (event.type, event.data["phase"], event.data["error"]) == ("failed", "failed", "first")
+
+
+def test_a_cancelled_job_ends_as_cancelled():
+    """A cancel is no failure."""
+    job = a_job()
+    job.fail(JobCancelled("asked"))
+
+    assert job.phase is Phase.CANCELLED
+
+
+async def test_events_come_in_order_and_end_with_the_end():
+    """Phases, progress and the end, numbered from 1."""
+    job = a_job()
+    job.enter(Phase.FETCHING)
+    job.enter(Phase.FETCHING)
+    job.tell("progress", {"overall_pct": 5})
+    job.enter(Phase.SUCCEEDED, outputs=[])
+
+    events = await all_of(job)
+    assert [(e.seq, e.type) for e in events] == [(1, "phase"), (2, "progress"), (3, "succeeded")]
+    assert [e.final for e in events] == [False, False, True]
+    assert events[0].data == {"phase": "fetching"}
+    assert events[2].data == {"phase": "succeeded", "outputs": []}
+
+
+async def test_a_follower_resumes_after_a_number():
+    """What was seen is not told again; after the end there is nothing."""
+    job = a_job()
+    for phase in (Phase.FETCHING, Phase.QUEUED, Phase.SUCCEEDED):
+        job.enter(phase)
+
+    assert [e.seq for e in await all_of(job, after=1)] == [2, 3]
+    assert await all_of(job, after=3) == []
+    assert await all_of(job, after=99) == []
+
+
+async def test_followers_are_told_as_it_happens():
+    """Each of several followers gets every event once."""
+    job = a_job()
+    followers = [asyncio.create_task(all_of(job)) for _ in range(3)]
+    for phase in (Phase.FETCHING, Phase.RUNNING, Phase.FAILED):
+        await asyncio.sleep(0)
+        job.enter(phase)
+
+    for events in await asyncio.gather(*followers):
+        assert [e.seq for e in events] == [1, 2, 3]
+
+
+async def test_a_job_knows_whether_it_is_followed():
+    """Previews and positions are told only where somebody listens."""
+    job = a_job()
+    assert not job.followed
+    following = asyncio.create_task(all_of(job))
+    await asyncio.sleep(0)
+    assert job.followed
+    following.cancel()
+    await asyncio.wait({following})
+    assert not job.followed
+
+
+async def test_a_slow_follower_loses_the_oldest_only():
+    """Memory is bounded; the order is never broken and the end is there."""
+    job = a_job()
+    for _ in range(EVENTS_KEPT + 10):
+        job.tell("progress", {})
+    job.enter(Phase.SUCCEEDED)
+
+    numbers = [e.seq for e in await all_of(job)]
+    assert numbers == list(range(12, EVENTS_KEPT + 12))
+
+
+def test_waiting_means_the_engine_is_still_ahead():
+    """Those count for MAX_QUEUE_DEPTH."""
+    waits = {phase: Job(uid="u", id="j", phase=phase).waiting for phase in Phase}
+
+    assert [p for p, waiting in waits.items() if waiting] == [
+        Phase.RECEIVED,
+        Phase.FETCHING,
+        Phase.QUEUED,
+    ]
+
+
+def test_seconds_are_counted_per_phase():
+    """A phase that is left counts from its beginning."""
+    job = a_job()
+    job.enter(Phase.FETCHING)
+    job.enter(Phase.SUCCEEDED)
+
+    assert list(job.stage_s) == ["received", "fetching"]
+    assert all(seconds >= 0 for seconds in job.stage_s.values())
+
+
+def test_the_public_form_tells_everything_that_is_known():
+    """What `GET /jobs/{id}` answers is JSON-safe."""
+    job = a_job()
+    early = job.public()
+    assert early["status"] == "received"
+    assert (early["finished_at"], early["progress"], early["error"]) == (None, None, None)
+
+    output = Output("1", "t", "text", "text/plain", "1.txt", 1, "00", text="x")
+    job.outputs, job.progress = [output], {"overall_pct": 50.0}
+    job.fail(EngineDied("gone"))
+    late = job.public()
+    assert late["status"] == "failed"
+    assert late["finished_at"] >= late["created_at"]
+    assert late["outputs"] == [output.public()]
+    assert late["error"]["code"] == "engine_died"
+    assert late["progress"] == {"overall_pct": 50.0}
+    assert repr(job) == "<Job j failed>"
+
+
+def test_an_event_is_final_by_its_type():
+    """Followers stop there."""
+    assert JobEvent(1, "cancelled", {}).final
+    assert not JobEvent(1, "output", {}).final
+
+
+def test_the_board_finds_the_newest_of_an_id():
+    """Callers may use an id again."""
+    board = JobBoard(3600)
+    first, second = a_job("same", "u1"), a_job("same", "u2")
+    board.add(first)
+    board.add(second)
+
+    assert board.find("same") is second
+    assert board.find("other") is None
+    assert board.active("same") == [first, second]
+    first.enter(Phase.SUCCEEDED)
+    assert board.active("same") == [second]
+    assert board.active() == [second]
+    assert board.active("other") == []
+
+
+def test_finished_jobs_are_forgotten_after_their_time():
+    """Retention counts from the end; what is younger stays."""
+    board = JobBoard(100)
+    old, young = a_job("old"), a_job("young")
+    for job in (old, young):
+        board.add(job)
+        job.enter(Phase.SUCCEEDED)
+    old.finished_at = time.time() - 101
+    board.add(a_job("new"))
+
+    assert board.find("old") is None
+    assert board.find("young") is young
+
+
+def test_one_of_several_with_an_id_is_forgotten_alone():
+    """An old job takes no younger namesake with it."""
+    board = JobBoard(100)
+    old, young = a_job("same", "u1"), a_job("same", "u2")
+    board.add(old)
+    board.add(young)
+    old.enter(Phase.SUCCEEDED)
+    old.finished_at = time.time() - 101
+    board.add(a_job("new"))
+
+    assert board.find("same") is young
+    assert board.active("same") == [young]
+
+
+def test_an_unfinished_job_in_front_keeps_no_old_record_alive():
+    """A job that runs for hours does not stop the forgetting behind it."""
+    board = JobBoard(100)
+    running, old = a_job("running"), a_job("old")
+    board.add(running)
+    board.add(old)
+    old.enter(Phase.SUCCEEDED)
+    old.finished_at = time.time() - 101
+    board.add(a_job("new"))
+
+    assert board.find("old") is None
+    assert board.find("running") is running
+
+
+def test_over_the_limit_the_oldest_finished_go_first():
+    """Unfinished jobs are never forgotten."""
+    board = JobBoard(3600, most=2)
+    running, done = a_job("running"), a_job("done")
+    board.add(running)
+    board.add(done)
+    done.enter(Phase.SUCCEEDED)
+    board.add(a_job("third"))
+
+    assert board.find("done") is None
+    assert board.find("running") is running
+    board.add(a_job("fourth"))
+    assert len(board.active()) == 3

@@ -1,0 +1,43 @@
+"""What passes between the stages."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from handler.records import MediaInfo, Output
+
+OUTPUT = Output(
+    node_id="9",
+    title="t",
+    kind="image",
+    mime="image/png",
+    filename="a.png",
+    bytes=3,
+    sha256="ab",
+    path=Path("secret/place/a.png"),
+    subfolder="sub",
+    width=1,
+    height=2,
+    temp=True,
+)
+
+
+def test_the_public_entry_tells_no_path_of_ours():
+    """Callers get what the file is, not where it lay."""
+    entry = OUTPUT.public()
+
+    assert set(entry) == {
+        *("node_id", "title", "kind", "mime", "filename", "bytes", "sha256"),
+        *("width", "height", "duration_s", "text"),
+    }
+    assert "secret" not in str(entry)
+
+
+@pytest.mark.parametrize("record", [OUTPUT, MediaInfo("image/png", "image")])
+def test_records_are_frozen(record):
+    """No stage edits another's work."""
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        record.mime = "text/plain"
