@@ -209,12 +209,12 @@ class JobBoard:
         horizon = time.time() - self._retention_s
         excess = len(self._jobs) - self._most
         for job in list(self._jobs.values()):
-            old = job.finished_at is not None and job.finished_at < horizon
-            if not old and excess <= 0:
-                break  # in order of arrival: what follows is younger
-            if job.phase.final:
-                self._remove(job)
-                excess -= 1
+            if job.finished_at is None:
+                continue
+            if job.finished_at >= horizon and excess <= 0:
+                break  # in order of arrival: what follows is mostly younger, and waits its turn
+            self._remove(job)
+            excess -= 1
 
     def _remove(self, job: Job) -> None:
         del self._jobs[job.uid]

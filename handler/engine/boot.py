@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,7 @@ class Site:
     Attributes:
         scratch: ours alone, removed by `close`.
         preflight: what the GPU check found; None where none was made.
+        process_s: seconds from our own process's start to the engine's first launch.
     """
 
     settings: Settings
@@ -37,7 +39,7 @@ class Site:
     scratch: Path
     folders: Folders
     preflight: Preflight | None = None
-    phases: dict[str, float] = field(default_factory=dict)
+    process_s: float | None = None
 
     def close(self) -> None:
         """Remove the scratch folder."""
@@ -92,11 +94,23 @@ def launch(site: Site) -> EngineProcess:
             cpu=site.preflight is not None and not site.preflight.usable,
             model_paths=_model_paths(site),
         )
+    if site.process_s is None:
+        site.process_s = _own_age_s()
     env = commands.engine_environment(settings, inherited_environment())
     log.info("starting the engine: %s", " ".join(command))
     home = settings.comfy_home
     cwd = home if site.kind == "comfyui" and home is not None and home.is_dir() else None
     return EngineProcess(command, env, cwd)
+
+
+def _own_age_s() -> float | None:
+    """Tell how long this process has run, by the kernel's clock; None where it has no /proc."""
+    try:
+        ticks = Path("/proc/self/stat").read_text().rsplit(")", 1)[1].split()[19]
+        up = Path("/proc/uptime").read_text().split()[0]
+    except OSError:
+        return None
+    return round(float(up) - int(ticks) / os.sysconf("SC_CLK_TCK"), 3)
 
 
 def _check_gpu(settings: Settings) -> Preflight | None:

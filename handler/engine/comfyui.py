@@ -194,10 +194,11 @@ class ComfyEngine:
         await self._while_alive(self._warm_up())
         ended = time.monotonic()
         phases = {
+            "process_s": self._site.process_s or 0.0,
             "engine_answering_s": answering - begun,
             "node_info_s": learnt - answering,
             "warmup_s": ended - learnt,
-            "total_s": ended - begun,
+            "total_s": ended - begun + (self._site.process_s or 0.0),
         }
         phases = {name: round(seconds, 3) for name, seconds in phases.items()}
         self._report = {"phases": phases, **self._findings(stats)}

@@ -262,19 +262,18 @@ class Runs:
 
     def _forget_later(self, prompt_id: str) -> None:
         self._forget.append(prompt_id)
-        if len(self._forget) >= FORGET_BATCH:
-            self._forget_now()
-        elif self._forget_timer is None:
+        if self._forget_timer is None:
             loop = asyncio.get_running_loop()
-            self._forget_timer = loop.call_later(FORGET_AFTER_S, self._forget_now)
-
-    def _forget_now(self) -> None:
-        if self._forget_timer is not None:
-            self._forget_timer.cancel()
-            self._forget_timer = None
-        ids, self._forget = self._forget, []
-        if ids:
+            self._forget_timer = loop.call_later(FORGET_AFTER_S, self._forget_all)
+        if len(self._forget) >= 2 * FORGET_BATCH:
+            # Not the newest: ComfyUI writes the entry some milliseconds after it told the end.
+            ids, self._forget = self._forget[:FORGET_BATCH], self._forget[FORGET_BATCH:]
             self._spawn(self._forget_history(ids))
+
+    def _forget_all(self) -> None:
+        self._forget_timer = None
+        ids, self._forget = self._forget, []
+        self._spawn(self._forget_history(ids))
 
     async def _forget_history(self, ids: list[str]) -> None:
         with contextlib.suppress(PlatformError):

@@ -76,7 +76,8 @@ def _texts(told: dict[str, Any]) -> Iterator[str]:
 
 
 def _text(node_id: str, graph: Graph, index: int, text: str) -> Output:
-    raw = text.encode()
+    # ComfyUI's JSON may hold lone surrogates, which no UTF-8 has.
+    raw = text.encode(errors="replace")
     return Output(
         node_id=node_id,
         title=node_title(graph, node_id),
@@ -85,7 +86,7 @@ def _text(node_id: str, graph: Graph, index: int, text: str) -> Output:
         filename=f"{node_id}_{index}.txt",
         bytes=len(raw),
         sha256=hashlib.sha256(raw).hexdigest(),
-        text=text,
+        text=raw.decode(),
     )
 
 

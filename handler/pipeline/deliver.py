@@ -29,7 +29,7 @@ def deliver(
     total_s = time.monotonic() - began
     head: dict[str, Any] = {"id": job.id, "prompt": ran.graph}
     if request.convert_output is not None:
-        head["convert_output"] = request.convert_output.model_dump(mode="json", by_alias=True)
+        head["convert_output"] = request.convert_output.public()
     stats = {
         "comfy_execution": _execution(ran),
         "preprocess_time": _ms(preprocess_s),

@@ -98,12 +98,15 @@ class Recorder:
 
 def engine_prompt(prepared: Prepared, prompt_id: str, parts: Parts) -> EnginePrompt:
     """Make the engine's prompt of a prepared job."""
-    limits = prepared.request.timeouts
+    limits, extra = prepared.request.timeouts, prepared.request.extra_data or {}
+    if prepared.request.previews:
+        # Newer ComfyUI takes it per prompt; older ones by --preview-method only.
+        extra = {"preview_method": "auto", **extra}
     no_progress = limits and limits.no_progress_s
     return EnginePrompt(
         prompt_id,
         prepared.graph,
-        prepared.request.extra_data or {},
+        extra,
         no_progress or parts.settings.no_progress_timeout_s,
     )
 

@@ -62,13 +62,16 @@ def _upload(folders: Folders, form: Form, save: Save) -> web.Response:
 
     Raises:
         KeyError: there is no folder of the type named.
+        TypeError: the field is no file.
         OSError: the name has a folder that does not exist.
     """
     field = form.get("image")
     kind = str(form.get("type", "input"))
     root = {"input": folders.input, "temp": folders.temp, "output": folders.output}[kind]
-    if not isinstance(field, FileField) or not field.filename:
+    if not field:
         return web.Response(status=400)
+    if not isinstance(field, FileField):
+        raise TypeError("the field `image` is no file")
     subfolder = str(form.get("subfolder", ""))
     folder = root / os.path.normpath(subfolder)
     path = Path(os.path.normpath(folder / field.filename))

@@ -177,7 +177,8 @@ class PromptQueue:
                 ids = ids[max(offset, 0) :]
             else:
                 start = offset if offset >= 0 else len(ids) - max_items
-                ids = ids[max(start, 0) : max(start, 0) + max_items]
+                # A page has at least one entry, even if none is asked for.
+                ids = ids[max(start, 0) : max(start, 0) + max(max_items, 1)]
             return {prompt_id: self._history[prompt_id] for prompt_id in ids}
 
     def clear_history(self) -> None:

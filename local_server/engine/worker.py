@@ -40,10 +40,10 @@ class Worker:
     def _work(self) -> None:
         while not self._queue.closed:
             item = self._queue.take()
-            if item is not None:
-                self._run(item)
             if self._queue.take_flags().free_memory:
                 self._executor.free_memory()
+            if item is not None:
+                self._run(item)
 
     def _run(self, item: Item) -> None:
         started = time.perf_counter()

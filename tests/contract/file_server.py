@@ -83,7 +83,8 @@ class Trap:
     """A port that must not be dialled; it knows whether it was."""
 
     def __init__(self, host: str) -> None:
-        self._socket = socket.create_server((host, 0))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.create_server((host, 0), family=family)
         self._socket.setblocking(False)
         self.host = host
         self.port = int(self._socket.getsockname()[1])

@@ -1,0 +1,67 @@
+"""An engine that lives and does nothing: told at the limit, then replaced."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+from behaviour.driving import assert_error, assert_picture, begin, wait_phase
+from behaviour.graphs import fresh_color, picture, silent, slow
+from live import LiveServer
+
+LIMIT_S = 1.0
+
+
+def test_engine_that_freezes_in_a_run_is_told_at_the_limit_and_replaced(
+    hard_server: LiveServer,
+) -> None:
+    """The job fails at its no-progress limit; the next one finds a running engine."""
+    timeouts = {"no_progress_s": 5.0 if hard_server.engine == "comfyui" else LIMIT_S}
+    job = begin(hard_server, "freezes", slow(hard_server.engine, 30), timeouts=timeouts)
+    wait_phase(hard_server, "freezes", "running")
+    os.kill(hard_server.engine_pid(), signal.SIGSTOP)
+    begun = time.monotonic()
+    response = job.result(60)
+    took = time.monotonic() - begun
+    body = assert_error(response, 504, "stalled")
+    assert took < timeouts["no_progress_s"] + 1.5
+    assert (body["retryable"], body["blame"]) == (True, "platform")
+    color = fresh_color()
+    assert_picture(hard_server.prompt(picture(color=color)), color)
+
+
+def test_engine_that_froze_before_the_job_came_is_told_at_the_limit(
+    hard_server: LiveServer,
+) -> None:
+    """A prompt that the engine does not even take is no different."""
+    color = fresh_color()
+    assert_picture(hard_server.prompt(picture(color=color)), color)
+    os.kill(hard_server.engine_pid(), signal.SIGSTOP)
+    begun = time.monotonic()
+    response = hard_server.prompt(picture(), timeouts={"no_progress_s": LIMIT_S})
+    assert_error(response, 504, "stalled")
+    assert time.monotonic() - begun < LIMIT_S + 1.5
+    color = fresh_color()
+    assert_picture(hard_server.prompt(picture(color=color)), color)
+
+
+def test_node_that_hangs_is_told_at_the_limit_and_jobs_behind_it_run(start_server) -> None:
+    """Who waits behind a stalled run is not failed with it."""
+    server = start_server()
+    stuck = begin(server, "stuck", silent(60), timeouts={"no_progress_s": LIMIT_S})
+    wait_phase(server, "stuck", "running")
+    color = fresh_color()
+    behind = begin(server, "behind", picture(color=color), timeouts={"no_progress_s": LIMIT_S})
+    begun = time.monotonic()
+    assert_error(stuck.result(10), 504, "stalled")
+    assert time.monotonic() - begun < LIMIT_S + 1.5
+    assert_picture(behind.result(30), color)
+
+
+def test_slow_node_that_tells_its_steps_is_not_stalled(server: LiveServer) -> None:
+    """The limit is on silence, not on length."""
+    color = fresh_color()
+    graph = slow(server.engine, 3, color=color)
+    limit = {"no_progress_s": 8.0 if server.engine == "comfyui" else 0.6}
+    assert_picture(server.prompt(graph, timeouts=limit), color)

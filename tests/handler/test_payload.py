@@ -1,0 +1,122 @@
+"""The payload's schema and what is said of one that does not fit."""
+
+from __future__ import annotations
+
+import pytest
+
+from handler.errors import InvalidPayload
+from handler.payload import NOT_YET, PromptRequest, parse_payload
+
+GRAPH = {"1": {"class_type": "X", "inputs": {}}}
+
+
+def test_the_smallest_payload_is_a_graph():
+    """Everything else has a default."""
+    request = parse_payload({"prompt": GRAPH})
+
+    assert request == PromptRequest(prompt=GRAPH)
+    assert (request.id, request.convert_output, request.extra_data) == (None, None, None)
+    assert (request.include_temp, request.previews, request.timeouts) == (False, False, None)
+
+
+def test_every_key_is_read():
+    """Nothing that is documented is dropped."""
+    request = parse_payload(
+        {
+            "prompt": GRAPH,
+            "id": "me",
+            "convert_output": {"format": "webp", "options": {"quality": 5}},
+            "extra_data": {"api_key_comfy_org": "k"},
+            "include_temp": True,
+            "previews": True,
+            "timeouts": {"queue_s": 1, "no_progress_s": 2, "total_s": 3},
+        }
+    )
+
+    assert (request.id, request.convert_output.format) == ("me", "webp")
+    assert request.timeouts.total_s == 3
+    assert (request.include_temp, request.previews) == (True, True)
+
+
+def test_unknown_keys_are_ignored():
+    """As comfyui-api does; its clients send keys of their own."""
+    assert parse_payload({"prompt": GRAPH, "workflow": 1}) == PromptRequest(prompt=GRAPH)
+
+
+@pytest.mark.parametrize("value", [[], "x", None, 3])
+def test_a_prompt_that_is_no_object_is_left_to_the_pipeline(value):
+    """There the answer says what the caller sent in place of a graph."""
+    assert parse_payload({"prompt": value}).prompt == {"": value}
+
+
+@pytest.mark.parametrize(
+    ("raw", "named"),
+    [
+        ([], "a list"),
+        ("x", "a text"),
+        (1, "a number"),
+        (1.5, "a number"),
+        (True, "a boolean"),
+        (None, "null"),
+        (b"", "bytes"),
+    ],
+)
+def test_a_payload_that_is_no_object_is_named(raw, named):
+    """The message says what came."""
+    with pytest.raises(InvalidPayload, match=f"not {named}$"):
+        parse_payload(raw)
+
+
+@pytest.mark.parametrize(
+    ("keys", "location"),
+    [
+        ({"prompt": ...}, "prompt"),
+        ({"id": ""}, "id"),
+        ({"id": "x" * 513}, "id"),
+        ({"id": 5}, "id"),
+        ({"convert_output": {"format": "gif"}}, "convert_output"),
+        ({"convert_output": "webp"}, "convert_output"),
+        ({"extra_data": []}, "extra_data"),
+        ({"include_temp": "perhaps"}, "include_temp"),
+        ({"previews": 7}, "previews"),
+        ({"timeouts": {"queue_s": 0}}, "timeouts.queue_s"),
+        ({"timeouts": {"queue_s": -1}}, "timeouts.queue_s"),
+        ({"timeouts": {"boot_s": 1}}, "timeouts.boot_s"),
+        ({"timeouts": 5}, "timeouts"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_refused_with_its_place(keys, location):
+    """Blame caller, 400, and where."""
+    raw = {k: v for k, v in {"prompt": GRAPH, **keys}.items() if v is not ...}
+    with pytest.raises(InvalidPayload) as caught:
+        parse_payload(raw)
+
+    assert caught.value.location.startswith(location)
+    assert caught.value.details[0]["location"] == caught.value.location
+    assert caught.value.status == 400
+
+
+def test_all_faults_are_told_without_the_values():
+    """The values may be secret or large."""
+    secret = {"prompt": GRAPH, "id": 5, "extra_data": "TOP-SECRET", "previews": "TOP-SECRET"}
+    with pytest.raises(InvalidPayload) as caught:
+        parse_payload(secret)
+
+    assert [fault["location"] for fault in caught.value.details] == ["id", "extra_data", "previews"]
+    assert "(and 2 more)" in caught.value.message
+    assert "TOP-SECRET" not in str(caught.value.envelope())
+
+
+def test_what_the_caller_trusts_us_with_stays_out_of_logs():
+    """A printed request shows no keys."""
+    assert "k3y" not in repr(parse_payload({"prompt": GRAPH, "extra_data": {"key": "k3y"}}))
+
+
+@pytest.mark.parametrize("key", NOT_YET)
+def test_what_this_version_does_not_do_is_refused_and_not_dropped(key):
+    """A job that looks done but has not told the webhook would be worse."""
+    with pytest.raises(InvalidPayload, match=f"^{key}:") as caught:
+        parse_payload({"prompt": GRAPH, key: {"url": "http://x"}})
+    assert caught.value.location == key
+
+    assert parse_payload({"prompt": GRAPH, key: None}).prompt == GRAPH
