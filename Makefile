@@ -6,11 +6,12 @@ STAMP := $(VENV)/.installed
 
 .PHONY: install run serve test check fix bench
 
-install: $(STAMP)
+install: $(STAMP) ## the virtual environment with everything
 
 $(STAMP): pyproject.toml
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@echo "setting up $(VENV), about a minute" >&2
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' >&2
 	@touch $@
 
 run: install  ## a real photo through the whole pipeline

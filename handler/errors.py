@@ -285,8 +285,11 @@ class Stalled(PlatformError):
     status = 504
 
 
-class BootFailed(PlatformError):
-    """The engine cannot be started: the preflight or the process failed."""
+class BootFailed(HandlerError):
+    """The engine cannot be started: the preflight or the process failed.
+
+    `retryable` where another start may do: the process ended, or was too slow.
+    """
 
     code = "boot_failed"
     status = 503

@@ -82,7 +82,7 @@ class Answer:
         for index, output in enumerate(files):
             pending += b',"' if index else b'"'
             if output.bytes <= SMALL_BYTES:
-                pending += base64.b64encode(_path(output).read_bytes())
+                pending += base64.b64encode(_read_whole(_path(output), output.bytes))
             else:
                 async for block in base64_blocks(_path(output), output.bytes):
                     yield pending + block if pending else block
@@ -116,6 +116,13 @@ async def base64_blocks(path: Path, size: int) -> AsyncIterator[bytes]:
             yield block
     finally:
         source.close()
+
+
+def _read_whole(path: Path, size: int) -> bytes:
+    raw = path.read_bytes()
+    if len(raw) != size:
+        raise OSError(f"{path} is {'shorter' if len(raw) < size else 'longer'} than it was")
+    return raw
 
 
 def _read_base64(source: Any, size: int) -> bytes:

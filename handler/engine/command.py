@@ -128,7 +128,6 @@ def folders(settings: Settings, kind: Kind, scratch: Path) -> Folders:
 def embedded_command(settings: Settings, where: Folders) -> list[str]:
     """Give the command of the embedded engine."""
     command = [sys.executable, "-m", "local_server.engine", *_common(settings, where)]
-    command += ["--cache-lru", str(CACHED_NODES)]
     if where.models is not None:
         command += ["--models-directory", str(where.models)]
     if settings.test_faults:
@@ -149,11 +148,9 @@ def comfyui_command(
         return list(settings.comfy_command)
     home = settings.comfy_home or Path()
     ours = _common(settings, where)
-    if not _given(settings.comfy_args, "--cache-"):
-        ours += ["--cache-lru", str(CACHED_NODES)]
     if settings.ui and not _given(settings.comfy_args, "--preview-method"):
         ours += ["--preview-method", "auto"]
-    if cpu and not _given(settings.comfy_args, "--cpu"):
+    if cpu and "--cpu" not in settings.comfy_args:
         ours.append("--cpu")
     if model_paths is not None:
         ours += ["--extra-model-paths-config", str(model_paths)]
@@ -163,7 +160,10 @@ def comfyui_command(
 def _common(settings: Settings, where: Folders) -> list[str]:
     arguments = ["--listen", LOOPBACK, "--port", str(settings.comfy_port), "--disable-auto-launch"]
     arguments += ["--input-directory", str(where.input), "--output-directory", str(where.output)]
-    return [*arguments, "--temp-directory", str(where.temp.parent)]
+    arguments += ["--temp-directory", str(where.temp.parent)]
+    if not _given(settings.comfy_args, "--cache-"):  # two kinds of cache are refused
+        arguments += ["--cache-lru", str(CACHED_NODES)]
+    return arguments
 
 
 def _given(arguments: tuple[str, ...], prefix: str) -> bool:

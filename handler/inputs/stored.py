@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from handler.engine.files import EngineFiles
     from handler.graph.media_inputs import MediaInput
 
-ANNOTATION = re.compile(r" \[(input|output|temp)\]$")
+# As the engine reads it: the bracket and the one character before it are no part of the name.
+_ANNOTATION = re.compile(r"(?s)(.*).\[(input|output|temp)\]")
 
 
 def check_stored(value: str, item: MediaInput, files: EngineFiles) -> None:
@@ -25,22 +26,21 @@ def check_stored(value: str, item: MediaInput, files: EngineFiles) -> None:
         InputFailed: it is not there (with the nearest names), is another medium, or the name
             leads out of the folder.
     """
-    if ANNOTATION.search(value) or item.is_directory:
-        return  # output or temp folders, directories: the engine checks those
-    folder = files.inputs_of("").resolve()
-    path = (folder / value).resolve()
-    if not path.is_relative_to(folder):
+    annotated = _ANNOTATION.fullmatch(value)
+    name, kind = annotated.groups() if annotated else (value, "input")
+    path = None if "\0" in name else files.locate({"filename": name, "type": kind})
+    if path is None:
         raise InputFailed(
-            "a file name must stay inside the input folder",
+            f"a file name must stay inside the {kind} folder",
             hint="send the file as a URL, a data URI or base64",
         )
-    if not files.shared:
-        return  # an attached ComfyUI: only it can see its folder
-    if not path.is_file():
-        near = nearest(value, _names(folder))
+    if not files.shared or item.is_directory:
+        return  # an attached ComfyUI: only it can see its folder; directories: the engine checks
+    if not _is_file(path):
+        near = nearest(name, _names(files.inputs_of(""))) if kind == "input" else ()
         raise InputFailed(
             f"{value[:200]!r} is neither a URL, nor a data URI, nor base64, "
-            "nor a file in the input folder",
+            f"nor a file in the {kind} folder",
             hint=f"did you mean {', '.join(near)}?" if near else None,
             details={"nearest": list(near)},
         )
@@ -48,6 +48,13 @@ def check_stored(value: str, item: MediaInput, files: EngineFiles) -> None:
         mime = sniff(file.read(HEAD_BYTES))
     if not matches(item.wanted, mime):
         raise InputFailed(f"{item.class_type} loads {item.wanted}, but {value!r} is {mime}")
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False  # longer than any file system takes
 
 
 def _names(folder: Path) -> list[str]:

@@ -32,7 +32,7 @@ CAUSES = (
     Cause(
         "out_of_memory",
         re.compile(
-            r"OutOfMemoryError|CUDA out of memory|out of memory|failed to allocate"
+            r"MemoryError|CUDA out of memory|out of memory|failed to allocate|unable to allocate"
             r"|not enough memory|can't allocate memory|insufficient memory",
             re.IGNORECASE,
         ),

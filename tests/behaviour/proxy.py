@@ -54,43 +54,43 @@ class Proxy:
             threading.Thread(target=self._serve, args=(near,), daemon=True).start()
 
     def _serve(self, near: socket.socket) -> None:
-        far: socket.socket | None = None
         with near, contextlib.suppress(OSError):
-            head = near.recv(1 << 16)
-            is_socket = head.startswith(b"GET /ws")
-            if not head or (is_socket and self.refusing):
-                return
             far = socket.create_connection(self._target)
-            with far, self._known(near, far, is_socket):
-                far.sendall(head)
-                back = threading.Thread(
-                    target=self._pump, args=(far, near, is_socket), daemon=True
-                )
-                back.start()
-                self._pump(near, far, False)
-                back.join()
+            with far:
+                with self._lock:
+                    self._open |= {near, far}
+                try:
+                    args = (far, near)
+                    back = threading.Thread(target=self._pump_back, args=args, daemon=True)
+                    back.start()
+                    self._pump_forth(near, far)
+                    back.join()
+                finally:
+                    with self._lock:
+                        self._open -= {near, far}
+                        self._websockets -= {near, far}
 
-    @contextlib.contextmanager
-    def _known(self, near: socket.socket, far: socket.socket, is_socket: bool):  # type: ignore[no-untyped-def]
-        with self._lock:
-            self._open |= {near, far}
-            if is_socket:
-                self.sockets += 1
-                self._websockets |= {near, far}
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._open -= {near, far}
-                self._websockets -= {near, far}
-
-    def _pump(self, source: socket.socket, sink: socket.socket, freezable: bool) -> None:
+    def _pump_forth(self, near: socket.socket, far: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while block := source.recv(1 << 16):
-                if not (freezable and self.frozen):
-                    sink.sendall(block)
-        _shut(source)
-        _shut(sink)
+            while block := near.recv(1 << 16):
+                # A kept-alive connection may become a WebSocket after other requests.
+                if block.startswith(b"GET /ws"):
+                    if self.refusing:
+                        break
+                    with self._lock:
+                        self.sockets += 1
+                        self._websockets |= {near, far}
+                far.sendall(block)
+        _shut(near)
+        _shut(far)
+
+    def _pump_back(self, far: socket.socket, near: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while block := far.recv(1 << 16):
+                if not (self.frozen and near in self._websockets):
+                    near.sendall(block)
+        _shut(near)
+        _shut(far)
 
 
 def _shut(one: socket.socket) -> None:

@@ -113,7 +113,9 @@ def tone(seconds: float = 0.25, rate: int = 8000) -> bytes:
         file.setsampwidth(2)
         file.setframerate(rate)
         count = int(seconds * rate)
-        file.writeframes(b"".join(struct.pack("<h", 8000 * (-1) ** (i // 20)) for i in range(count)))
+        file.writeframes(
+            b"".join(struct.pack("<h", 8000 * (-1) ** (i // 20)) for i in range(count))
+        )
     return target.getvalue()
 
 

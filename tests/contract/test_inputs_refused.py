@@ -59,7 +59,7 @@ def test_a_login_page_hints_at_logins(server: LiveServer, source: FileServer) ->
 
     body = refused(server.prompt(inverted(url)), 400, "input_failed")
 
-    assert "text/html" in body["error"]
+    assert "the content is text/" in body["error"]
     assert "login" in body["hint"]
 
 
@@ -105,6 +105,8 @@ def test_a_missing_name_is_answered_with_the_nearest(server: LiveServer) -> None
         "../secret.png [input]",
         "../secret.png [temp]",
         "../secret.png [output]",
+        "../secret.pngX[output]",
+        "[output]",
     ],
 )
 def test_names_that_lead_out_are_refused(server: LiveServer, name: str) -> None:
@@ -117,11 +119,8 @@ def test_names_that_lead_out_are_refused(server: LiveServer, name: str) -> None:
 
     answer = server.prompt(inverted(name))
 
-    assert answer.status_code == 400, answer.text[:500]
-    body = answer.json()
-    assert body["location"] == "prompt.1.inputs.image"
-    assert "root:" not in answer.text
-    assert len(body["error"]) < 1000
+    assert_names_the_input(refused(answer, 400, "input_failed"))
+    assert len(answer.json()["error"]) < 1000
 
 
 def test_a_link_that_leads_out_is_refused(server: LiveServer) -> None:
@@ -153,7 +152,7 @@ def test_a_source_that_has_no_file(server: LiveServer, source: FileServer, statu
     [
         "data:image/png;base64,###",
         "data:image/png;base64",
-        "data:image/png;base64,iVBORw0KGgo",
+        "http://012.0.0.1/x.png",
         "http://",
         "http:///x.png",
         "https://[::1",
@@ -162,6 +161,9 @@ def test_a_source_that_has_no_file(server: LiveServer, source: FileServer, statu
         "x" * 5000,
         "\x00.png",
         "name\nwith newline.png",
+        "a." * 200,
+        "\u00e9" * 300,
+        "kept.png/under a file.png",
     ],
 )
 def test_malformed_values_are_refused(server: LiveServer, value: str) -> None:

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from local_server.engine.config import EngineConfig, parse_arguments
+
+
+def test_comfyuis_command_line_is_understood(tmp_path: Path) -> None:
+    """The folders, the address and the limits are read from ComfyUI's flags."""
+    config = parse_arguments(
+        ["--port", "8190", "--listen", "127.0.0.1,::1", "--disable-metadata"]
+        + ["--input-directory", str(tmp_path / "in"), "--output-directory", str(tmp_path / "out")]
+        + ["--temp-directory", str(tmp_path), "--models-directory", str(tmp_path / "models")]
+        + ["--max-upload-size", "1.5", "--preview-method", "auto"]
+    )
+
+    assert config == EngineConfig(
+        input_dir=tmp_path / "in",
+        output_dir=tmp_path / "out",
+        temp_dir=tmp_path / "temp",
+        models_dir=tmp_path / "models",
+        listen=("127.0.0.1", "::1"),
+        port=8190,
+        metadata=False,
+        previews=True,
+        max_upload_bytes=1572864,
+    )
+
+
+def test_flags_without_a_meaning_here_are_ignored(tmp_path: Path) -> None:
+    """Devices, precision and flags of later versions do not keep the engine from starting."""
+    flags = ["--cpu", "--disable-auto-launch", "--dont-print-server", "--cuda-device", "0"]
+    flags += ["--fast", "fp16_accumulation", "--use-sage-attention", "--user-directory", "/tmp/u"]
+    flags += ["--extra-model-paths-config", "a.yaml", "b.yaml", "--verbose", "DEBUG", "--unknown"]
+
+    config = parse_arguments([*flags, "--base-directory", str(tmp_path)])
+
+    assert config.input_dir == tmp_path / "input"
+    assert config.models_dir == tmp_path / "models"
+    assert config.port == 8188
+
+
+@pytest.mark.parametrize(
+    ("flags", "kind", "size"),
+    [
+        ([], "classic", 0),
+        (["--cache-classic"], "classic", 0),
+        (["--cache-lru", "7"], "lru", 7),
+        (["--cache-none"], "none", 0),
+    ],
+)
+def test_the_cache_is_chosen_by_flag(flags: list[str], kind: str, size: int) -> None:
+    """The three caches have ComfyUI's flags."""
+    config = parse_arguments(flags)
+
+    assert (config.cache, config.cache_size) == (kind, size)
+
+
+def test_faults_at_boot_need_the_switch_for_faults() -> None:
+    """Without --test-faults the flags that break the start do nothing."""
+    flags = ["--test-boot-seconds", "2", "--test-exit-at-boot", "3"]
+
+    off, on = parse_arguments(flags), parse_arguments([*flags, "--test-faults"])
+
+    assert (off.test_faults, off.boot_seconds, off.exit_at_boot) == (False, 0.0, None)
+    assert (on.test_faults, on.boot_seconds, on.exit_at_boot) == (True, 2.0, 3)
+
+
+def test_a_bad_value_ends_the_start() -> None:
+    """A port that is no number is refused."""
+    with pytest.raises(SystemExit):
+        parse_arguments(["--port", "many"])
