@@ -229,11 +229,11 @@ class Handler:
             )
 
     def _not_ready(self) -> NotReady:
-        error = self._boot_error
+        told = self._engine.boot_report.get("error") or {}
         return NotReady(
             f"the engine is {self._engine.state.value}: {self._engine.reason}",
-            hint=error.hint if error else None,
-            log_tail=error.log_tail if error else None,
+            hint=told.get("hint"),
+            log_tail=told.get("log_tail"),
         )
 
     def waiting(self) -> int:
@@ -261,8 +261,7 @@ class Handler:
             fault.__cause__ = error
             self._end(job, fault)
         else:
-            job.outputs = answer.outputs
-            job.enter(Phase.SUCCEEDED, outputs=[output.public() for output in answer.outputs])
+            job.succeed(answer.outputs)
             job.answered.set_result(answer)
             log.info("job %s: %s outputs, %s", job.id, len(answer.outputs), _times(job))
 

@@ -139,7 +139,8 @@ class ComfyEngine:
                 if not error.retryable or self._over_budget():
                     self._give_up(error)
                     raise
-            await asyncio.sleep(BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1])
+            # A run that ends in the same moment may have set the count back already.
+            await asyncio.sleep(BACKOFF_S[min(max(self._failures, 1), len(BACKOFF_S)) - 1])
 
     async def _until_gone(self) -> None:
         if self._site.kind != "attached":
