@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from live import COMFY_HOME, ENGINES, LiveServer, live_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 from live import free_port
@@ -14,6 +12,10 @@ from handler.engine.base import EnginePrompt
 from handler.engine.boot import Site, open_site
 from handler.engine.comfyui import ComfyEngine
 from handler.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
 
 def site_in(home: Path, **env: str) -> Site:

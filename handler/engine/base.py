@@ -85,7 +85,10 @@ class Engine(Protocol):
 
     @property
     def boot_report(self) -> dict[str, Any]:
-        """Seconds per phase of the last boot, and what else is worth knowing of it."""
+        """Seconds per phase of the last boot, and what else is worth knowing of it.
+
+        `error` is the envelope of what it was given up for; there before FAILED is told.
+        """
 
     def prepare(self, on_state: OnState, warm_up: WarmUp) -> None:
         """Set who is told of state changes, and what runs after each boot before READY."""

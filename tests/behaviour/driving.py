@@ -7,14 +7,17 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import orjson
-from live import LiveServer
 from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from live import LiveServer
 
 ENVELOPE = {
     *("error", "location", "code", "blame", "retryable", "node_id", "node_title", "class_type"),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
-import httpx
 from behaviour.driving import assert_error, assert_picture, begin, wait_phase
-from behaviour.file_server import FileServer
 from behaviour.graphs import fresh_color, load, picture, slow
-from live import LiveServer
+
+if TYPE_CHECKING:
+    import httpx
+    from behaviour.file_server import FileServer
+    from live import LiveServer
 
 
 def interrupt(server: LiveServer, job_id: str) -> httpx.Response:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from behaviour.driving import Client, assert_picture, begin, wait_phase, wait_until
-from behaviour.file_server import FileServer
 from behaviour.graphs import fresh_color, load, picture, slow
-from live import LiveServer
+
+if TYPE_CHECKING:
+    from behaviour.file_server import FileServer
+    from live import LiveServer
 
 
 def assert_engine_is_free(server: LiveServer) -> None:

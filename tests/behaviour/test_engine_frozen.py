@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+from typing import TYPE_CHECKING
 
 from behaviour.driving import assert_error, assert_picture, begin, wait_phase
 from behaviour.graphs import fresh_color, picture, silent, slow
-from live import LiveServer
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 LIMIT_S = 1.0
 

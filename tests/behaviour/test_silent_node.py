@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 from behaviour.driving import assert_picture
 from behaviour.graphs import empty, fresh_color, node, save, silent
-from live import LiveServer
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 
 def test_node_without_a_word_for_eight_seconds(start_server) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 import httpx
 from behaviour.driving import assert_picture, begin, later, wait_phase, wait_until
 from behaviour.graphs import fresh_color, picture, slow
-from live import LiveServer
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 
 def switch(server: LiveServer, name: str, **body: object) -> None:

@@ -5,11 +5,25 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from contract.graphs import data_uri, empty, encoded, files, fine, inverted, photo, plain, save
-from live import LiveServer
+from contract.disk import assert_nothing_new, files_below
+from contract.graphs import (
+    data_uri,
+    empty,
+    encoded,
+    files,
+    fine,
+    inverted,
+    photo,
+    pictures,
+    plain,
+    save,
+)
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 ENGINES = {"embedded": "embedded", "comfyui": "comfyui"}
 
@@ -39,11 +53,17 @@ def test_one_id_twice_gives_two_results(server: LiveServer) -> None:
 
 def test_names_without_the_prefix(unprefixed_server: LiveServer) -> None:
     """With PREPEND_FILENAMES=false the id alone names the file."""
-    graph = {"1": empty(), "2": save("1", "dropped"), "3": save("1", "sub/dropped too")}
+    graph = {
+        "1": empty(20, 20),
+        "2": empty(30, 30),
+        "3": save("1", "dropped"),
+        "4": save("2", "sub/dropped too"),
+    }
 
     body = fine(unprefixed_server.prompt(graph, id="only"))
 
     assert body["filenames"] == ["only_00001_.png", "only_00002_.png"]
+    assert [picture.size for picture in pictures(body)] == [(20, 20), (30, 30)]
 
 
 def test_lists_are_parallel_and_in_node_order(server: LiveServer) -> None:
@@ -62,7 +82,7 @@ def test_lists_are_parallel_and_in_node_order(server: LiveServer) -> None:
 
 
 def test_the_facts_of_a_file(server: LiveServer) -> None:
-    """Size, hash, type and measures in `outputs` are those of the file; the title is the graph's."""
+    """Size, hash, type and measures are those of the file; the title is the graph's."""
     graph = {"1": empty(70, 50), "2": save("1", "x", title="The \u00fcber-saver")}
 
     body = fine(server.prompt(graph, id="facts"))
@@ -126,7 +146,7 @@ def test_the_graph_is_shown_as_it_ran(server: LiveServer) -> None:
 
 
 def test_times_are_milliseconds_and_fit_each_other(server: LiveServer) -> None:
-    """`stats` has comfyui-api's keys; parts are no longer than the whole, the clock is Unix time."""
+    """`stats` has comfyui-api's keys; its parts sum up to the whole, its clock is Unix time."""
     begun = time.time()
     body = fine(server.prompt(plain(width=256, height=256)))
     taken_ms = (time.time() - begun) * 1000
@@ -189,8 +209,6 @@ def test_secrets_are_nowhere(server: LiveServer) -> None:
 
 def test_extra_data_reaches_the_file(server: LiveServer) -> None:
     """`extra_pnginfo` is written into the PNG, as ComfyUI's own page does."""
-    from contract.graphs import pictures
-
     extra = {"extra_pnginfo": {"workflow": {"made": "by a test"}}}
 
     body = fine(server.prompt(plain(), extra_data=extra))
@@ -208,10 +226,10 @@ def test_unknown_keys_are_ignored(server: LiveServer, key: str) -> None:
 
 def test_nothing_is_left_behind(server: LiveServer) -> None:
     """After the answer no file of the job is on the disk, previews included."""
-    before = set(server.left_files())
+    before = files_below(server.home)
     preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
 
     graph = {**inverted(data_uri(encoded(photo()))), "4": preview}
     fine(server.prompt(graph, convert_output={"format": "webp"}))
 
-    assert set(server.left_files()) == before
+    assert_nothing_new(before, server.home)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from contract.graphs import (
@@ -23,8 +23,10 @@ from contract.graphs import (
     refused,
     save,
 )
-from live import LiveServer
 from PIL import Image
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 PILLOW_FORMAT = {"jpeg": "JPEG", "jpg": "JPEG", "webp": "WEBP", "avif": "AVIF", "png": "PNG"}
 MIME = {**{name: f"image/{name}" for name in PILLOW_FORMAT}, "jpg": "image/jpeg"}

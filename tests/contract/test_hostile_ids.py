@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import pytest
+from contract.disk import assert_nothing_new, files_below
 from contract.graphs import data_uri, encoded, fine, inverted, photo, pictures, refused
-from live import LiveServer
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 IDS = [
     "../../x",
@@ -37,19 +41,10 @@ IDS = [
 ]
 
 
-def snapshot(server: LiveServer) -> set[Path]:
-    """List what is in the server's folders and beside them, but for logs and bytecode."""
-    return {
-        path
-        for path in server.home.rglob("*")
-        if path.suffix not in {".log", ".pyc"} and "__pycache__" not in path.parts
-    }
-
-
 @pytest.mark.parametrize("job_id", IDS, ids=ascii)
 def test_a_hostile_id_is_only_a_name(server: LiveServer, job_id: str) -> None:
     """The result is fine, the id comes back as it was, names are leaves, no file is left."""
-    before = snapshot(server)
+    before = files_below(server.home)
 
     body = fine(server.prompt(inverted(data_uri(encoded(photo()))), id=job_id))
 
@@ -61,7 +56,7 @@ def test_a_hostile_id_is_only_a_name(server: LiveServer, job_id: str) -> None:
     assert Path(name).name == name
     assert name[0] not in ".-"
     assert len(name) < 200
-    assert snapshot(server) == before
+    assert_nothing_new(before, server.home)
 
 
 @pytest.mark.parametrize("job_id", [i for i in IDS if i not in {".", ".."}], ids=ascii)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from contract.graphs import fine, plain, refused
-from live import LiveServer
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 KEYS: dict[str, Any] = {
     "webhook": "http://127.0.0.1:1/hook",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from contract.disk import assert_nothing_new, files_below
 from contract.graphs import animation, empty, files, fine, pictures, plain, recorded, save
-from live import LiveServer
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 embedded_only = pytest.mark.parametrize("server", ["embedded"], indirect=True)
 
@@ -52,14 +55,13 @@ def test_equal_leaf_names_in_two_folders(server: LiveServer) -> None:
 )
 def test_a_prefix_cannot_leave_the_folder(server: LiveServer, prefix: str) -> None:
     """A prefix that leads out gives a result like any other, and writes nothing elsewhere."""
-    before = {path for path in server.home.rglob("*") if path.is_file()}
+    before = files_below(server.home)
 
     body = fine(server.prompt({"1": empty(), "2": save("1", prefix)}, id="x"))
 
-    after = {path for path in server.home.rglob("*") if path.is_file()}
     assert len(pictures(body)) == 1
     assert all("/" not in name and ".." not in name for name in body["filenames"])
-    assert after == before
+    assert_nothing_new(before, server.home)
 
 
 @pytest.mark.parametrize(

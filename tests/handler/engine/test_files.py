@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
@@ -12,6 +12,9 @@ from handler.engine.client import ComfyClient
 from handler.engine.command import Folders
 from handler.engine.files import EngineFiles
 from handler.errors import EngineRefused
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def shared_files(home: Path) -> EngineFiles:
@@ -97,7 +100,7 @@ async def test_an_announced_file_is_found_in_its_folder(tmp_path, kind, folder):
 async def test_an_announced_file_that_is_not_there_is_an_error(tmp_path):
     """Never a success with less."""
     files = shared_files(tmp_path)
-    with pytest.raises(EngineRefused, match="sub/a.png") as caught:
+    with pytest.raises(EngineRefused, match=r"sub/a\.png") as caught:
         await files.open({"filename": "a.png", "subfolder": "sub", "type": "output"}, tmp_path)
     assert "OUTPUT_DIR" in caught.value.hint
 

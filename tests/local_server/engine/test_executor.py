@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 EMPTY = {
@@ -50,6 +51,16 @@ async def test_hidden_inputs_are_told_with_an_error(client: Any) -> None:
     assert data["exception_type"] == "Exception"
     assert set(data["current_inputs"]) == {"images", "filename_prefix", "prompt", "extra_pnginfo"}
     assert data["current_inputs"]["extra_pnginfo"] == ["{'a': 1}"]
+
+
+async def test_newer_nodes_do_not_show_hidden_inputs(client: Any) -> None:
+    """Only the inputs that the graph gives are told with their errors."""
+    blend = node("ImageBlend", image1=["1", 0], image2=["1", 0], blend_factor=1, blend_mode="?")
+    _, data = last(await client.run({"1": EMPTY, "2": blend, "3": save("2")}))
+
+    assert data["exception_message"] == "Unsupported blend mode: ?\n"
+    assert data["current_inputs"]["blend_factor"] == [1.0]
+    assert set(data["current_inputs"]) == {"image1", "image2", "blend_factor", "blend_mode"}
 
 
 async def test_too_little_memory_is_told_with_a_hint(client: Any) -> None:
@@ -112,15 +123,17 @@ async def test_an_interrupt_of_a_silent_node_waits_for_the_next_node(client: Any
 
 async def test_an_interrupt_during_the_last_node_has_no_effect(client: Any) -> None:
     """The run is a success, and the next run is not hit either."""
-    socket = await client.connect("c")
-    shown = {"1": EMPTY, "2": node("TestSleep", image=["1", 0], seconds=0.2, steps=0)}
-    # PreviewAny would be a node after it; a sleep that is an output cannot be: ask at its end.
-    prompt_id = await client.submit({**shown, "3": save("2")}, "c")
-    await socket.until_end(prompt_id)
-    await client.post("/interrupt", {})
-    entry = await client.run({"1": EMPTY, "3": save("1", "next")})
+    noise = node("TestNoise", width=1500, height=1500, seed=1)
+    prompt_id = await client.submit({"1": noise, "2": save("1")})
+    async with asyncio.timeout(10):
+        while not (client.engine.folders.output / "x_00001_.png").exists():
+            await asyncio.sleep(0.001)
+    await client.post("/interrupt", {"prompt_id": prompt_id})
+    assert await client.get(f"/history/{prompt_id}") == {}
+    entries = [await client.ended(prompt_id), await client.run({"1": EMPTY, "2": save("1")})]
 
-    assert entry["status"]["status_str"] == "success"
+    assert [entry["status"]["status_str"] for entry in entries] == ["success", "success"]
+    assert (await client.get("/_test/state"))["interrupts"] == 1
 
 
 async def test_an_interrupt_of_another_prompt_is_ignored(client: Any) -> None:
@@ -143,7 +156,11 @@ async def test_steps_are_counted_in_order(client: Any) -> None:
     prompt_id = await client.submit({"1": EMPTY, "2": sleep, "3": save("2")}, "c")
     await socket.until_end(prompt_id)
 
-    assert [(told["value"], told["max"]) for told in socket.of("progress")] == [(1, 3), (2, 3), (3, 3)]
+    assert [(told["value"], told["max"]) for told in socket.of("progress")] == [
+        (1, 3),
+        (2, 3),
+        (3, 3),
+    ]
     first = socket.types().index("progress")
     assert socket.types()[first - 1] == "progress_state"
     state = socket.messages[first - 1]["data"]["nodes"]["2"]

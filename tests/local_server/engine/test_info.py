@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-RECORDED = json.loads(
-    (Path(__file__).parents[2] / "recordings" / "object_info.json").read_text()
-)
+from local_server.engine.info import project_version
+
+RECORDED = json.loads((Path(__file__).parents[2] / "recordings" / "object_info.json").read_text())
 FILE_CHOICES = {"LoadImage": "image", "LoadImageMask": "image"}
 
 
@@ -60,6 +60,7 @@ async def test_the_version_says_that_this_is_not_comfyui(client: Any, prefix: st
 
     assert stats["system"]["comfyui_version"].startswith("embedded-")
     assert stats["system"]["ram_total"] > 0
+    assert project_version("no-such-package") == "unknown"
     assert [device["type"] for device in stats["devices"]] == ["cpu"]
 
 

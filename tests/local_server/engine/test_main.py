@@ -7,18 +7,42 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import aiohttp
 import pytest
+
+from local_server.engine.__main__ import serve
+from local_server.engine.config import EngineConfig
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
 
 GRAPH = {
     "1": {"class_type": "TestNoise", "inputs": {"width": 8, "height": 8, "seed": 1}},
     "2": {"class_type": "TestExit", "inputs": {"image": ["1", 0], "code": 7}},
     "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
 }
+
+
+def free_port() -> int:
+    """Give a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+async def reached(session: aiohttp.ClientSession, url: str) -> bool:
+    """Wait until a server answers."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                async with session.get(url) as answer:
+                    return answer.status == 200
+            except aiohttp.ClientError:
+                await asyncio.sleep(0.01)
 
 
 class Process:
@@ -28,21 +52,9 @@ class Process:
         self.child = child
         self.url = f"http://127.0.0.1:{port}"
 
-    async def answers(self) -> bool:
-        try:
-            async with (
-                aiohttp.ClientSession() as session,
-                session.get(f"{self.url}/system_stats") as answer,
-            ):
-                return answer.status == 200
-        except aiohttp.ClientError:
-            return False
-
     async def ready(self) -> None:
-        async with asyncio.timeout(30):
-            while not await self.answers():
-                assert self.child.returncode is None
-                await asyncio.sleep(0.01)
+        async with aiohttp.ClientSession() as session:
+            assert await reached(session, f"{self.url}/system_stats")
 
     async def ends(self) -> int:
         async with asyncio.timeout(10):
@@ -59,9 +71,7 @@ async def run(tmp_path: Path) -> AsyncIterator[Any]:
     started: list[Process] = []
 
     async def run_one(*flags: str) -> Process:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         child = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "local_server.engine", "--port", str(port), "--cpu"),
             *("--base-directory", str(tmp_path), *flags),
@@ -79,6 +89,19 @@ async def run(tmp_path: Path) -> AsyncIterator[Any]:
             await process.child.wait()
         await process.output()
         process.child._transport.close()  # type: ignore[attr-defined]
+
+
+async def test_the_engine_serves_until_it_is_cancelled(tmp_path: Path) -> None:
+    """Inside another program it can be started and stopped, on several addresses."""
+    port = free_port()
+    config = replace(EngineConfig.below(tmp_path), port=port, listen=("127.0.0.1", "127.0.0.2"))
+    task = asyncio.create_task(serve(config))
+    async with aiohttp.ClientSession() as session:
+        for address in config.listen:
+            assert await reached(session, f"http://{address}:{port}/prompt")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

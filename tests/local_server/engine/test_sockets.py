@@ -104,6 +104,18 @@ async def test_a_broken_connection_has_no_closing_handshake(client: Any) -> None
     assert repr(client.engine.sockets) == "Sockets(1 registered, 1 open)"
 
 
+async def test_a_message_to_a_connection_that_just_broke_is_lost(client: Any) -> None:
+    """The others still get theirs."""
+    sockets = client.engine.sockets
+    await client.connect("broken")
+    sockets.abort_all()
+    await sockets._send("late", {}, None)
+    other = await client.connect("other")
+    await client.submit(TEXT, "other")
+
+    await other.until_type("execution_success")
+
+
 async def test_withheld_messages_are_lost(client: Any) -> None:
     """While frozen nothing arrives, and the connection stays open."""
     socket = await client.connect("c")
