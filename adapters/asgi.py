@@ -238,14 +238,14 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _sse(job: Job, after: int) -> AsyncIterator[bytes]:
-    """Frame events; a comment every 15 s keeps proxies from closing."""
+async def _sse(job: Job, after: int, keepalive_s: float = KEEPALIVE_S) -> AsyncIterator[bytes]:
+    """Frame events; a comment in every silence keeps proxies from closing."""
     events = job.follow(after)
     pending: asyncio.Task[JobEvent] | None = None
     try:
         while True:
             pending = pending or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({pending}, timeout=KEEPALIVE_S)
+            done, _ = await asyncio.wait({pending}, timeout=keepalive_s)
             if not done:
                 yield b": still here\n\n"
                 continue

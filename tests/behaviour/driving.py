@@ -70,6 +70,11 @@ def begin(server: LiveServer, job_id: str, graph: dict[str, Any], **keys: Any) -
     return answer
 
 
+def assert_no_files_left(server: LiveServer, limit_s: float = 5.0) -> None:
+    """Make sure that jobs leave no files; the last ones go just after their answer is sent."""
+    wait_until("no files are left", lambda: not server.left_files(), limit_s)
+
+
 def picture_of(response: httpx.Response, index: int = 0) -> Image.Image:
     """Decode a picture of an answer."""
     assert response.status_code == 200, response.text[:2000]

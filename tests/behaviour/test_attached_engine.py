@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from behaviour.driving import (
     assert_error,
+    assert_no_files_left,
     assert_picture,
     begin,
     picture_of,
@@ -45,7 +46,7 @@ def test_inputs_are_uploaded_and_outputs_viewed(
     answer = server.prompt(graph, include_temp=True)
     assert picture_of(answer, 0).size == picture_of(answer, 1).size == (24, 16)
     assert answer.json()["engine"]["kind"] == "attached"
-    assert server.left_files() == []
+    assert_no_files_left(server)
 
 
 def test_attached_engine_gives_what_an_own_one_gives(

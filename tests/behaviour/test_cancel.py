@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from behaviour.driving import assert_error, assert_picture, begin, wait_phase
+from behaviour.driving import assert_error, assert_no_files_left, assert_picture, begin, wait_phase
 from behaviour.graphs import fresh_color, load, picture, slow
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def test_job_that_fetches_is_cancelled_at_once(server: LiveServer, files: FileSe
     assert time.monotonic() - begun < 1
     assert body["blame"] == "caller"
     assert server.get("/jobs/fetches").json()["status"] == "cancelled"
-    assert server.left_files() == []
+    assert_no_files_left(server)
 
 
 def test_queued_job_is_cancelled_and_the_running_one_is_not_touched(server: LiveServer) -> None:

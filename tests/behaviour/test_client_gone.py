@@ -6,7 +6,13 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from behaviour.driving import Client, assert_picture, begin, wait_phase, wait_until
+from behaviour.driving import (
+    Client,
+    assert_no_files_left,
+    assert_picture,
+    begin,
+    wait_phase,
+)
 from behaviour.graphs import fresh_color, load, picture, slow
 
 if TYPE_CHECKING:
@@ -31,7 +37,7 @@ def test_client_that_leaves_while_its_input_is_fetched(
     client.leave()
     wait_phase(server, "left-fetching", "cancelled", limit_s=2)
     assert_engine_is_free(server)
-    assert server.left_files() == []
+    assert_no_files_left(server)
 
 
 def test_client_that_leaves_while_its_job_runs(server: LiveServer) -> None:
@@ -74,4 +80,4 @@ def test_many_clients_that_leave_at_once(server: LiveServer) -> None:
     for name in names:
         wait_phase(server, name, "cancelled", limit_s=5)
     assert_engine_is_free(server)
-    wait_until("no files are left", lambda: server.left_files() == [], 5)
+    assert_no_files_left(server)

@@ -6,7 +6,14 @@ import signal
 import time
 
 import httpx
-from behaviour.driving import assert_error, assert_picture, begin, wait_phase, wait_until
+from behaviour.driving import (
+    assert_error,
+    assert_no_files_left,
+    assert_picture,
+    begin,
+    wait_phase,
+    wait_until,
+)
 from behaviour.graphs import fresh_color, picture, slow
 from behaviour.lone_engine import embedded_command
 from live import LiveServer, alive, quoted
@@ -32,7 +39,7 @@ def test_job_in_hand_ends_and_new_ones_are_refused(start_server, engine: str) ->
     assert_picture(queued.result(30), queued_color)
     assert server.process.wait(10) == 0
     assert not alive(pid)
-    assert server.left_files() == []
+    assert_no_files_left(server)
 
 
 def test_idle_server_is_gone_at_once(start_server, engine: str) -> None:
@@ -56,7 +63,7 @@ def test_job_over_the_limit_is_cancelled(start_server) -> None:
     assert server.stop() == 0
     assert time.monotonic() - begun < 3
     assert_error(job.result(1), 499, "cancelled")
-    assert server.left_files() == []
+    assert_no_files_left(server)
 
 
 def test_followers_do_not_hold_the_server(start_server) -> None:

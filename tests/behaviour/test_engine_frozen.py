@@ -62,6 +62,31 @@ def test_node_that_hangs_is_told_at_the_limit_and_jobs_behind_it_run(start_serve
     assert_picture(behind.result(30), color)
 
 
+def test_jobs_that_come_and_go_behind_a_hung_one_do_not_keep_it_alive(start_server) -> None:
+    """Silence is of the run, not of the engine: traffic around it is no progress."""
+    server = start_server()
+    hung = begin(server, "hung", silent(60), timeouts={"no_progress_s": 1.5})
+    wait_phase(server, "hung", "running")
+    begun = time.monotonic()
+    while not hung.done():
+        answer = server.prompt(picture(), timeouts={"queue_s": 0.3})
+        assert answer.status_code in {200, 503}
+        assert time.monotonic() - begun < 5
+    assert_error(hung.result(), 504, "stalled")
+
+
+def test_short_limit_of_one_caller_does_not_cost_another_its_run(start_server) -> None:
+    """Who waits behind a run that is allowed its silence waits, whatever limit is its own."""
+    server = start_server()
+    color, behind_color = fresh_color(), fresh_color()
+    long = begin(server, "long", silent(3, color))
+    wait_phase(server, "long", "running")
+    graph = picture(color=behind_color)
+    behind = begin(server, "impatient", graph, timeouts={"no_progress_s": 0.5})
+    assert_picture(long.result(20), color)
+    assert_picture(behind.result(20), behind_color)
+
+
 def test_slow_node_that_tells_its_steps_is_not_stalled(server: LiveServer) -> None:
     """The limit is on silence, not on length."""
     color = fresh_color()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from behaviour.driving import assert_error, assert_picture, begin, wait_phase
+from behaviour.driving import assert_error, assert_no_files_left, assert_picture, begin, wait_phase
 from behaviour.graphs import fresh_color, load, picture, slow
 from behaviour.lone_engine import embedded_command
 from live import LiveServer, quoted
@@ -32,7 +32,7 @@ def test_fetching_counts_into_the_total_time(server: LiveServer, files: FileServ
     answer = server.prompt(load(f"{files.url}/slow.png"), timeouts={"total_s": 0.5})
     assert_error(answer, 504, "timed_out")
     assert time.monotonic() - begun < 1.2
-    assert server.left_files() == []
+    assert_no_files_left(server)
 
 
 def test_job_that_waits_too_long_is_refused(server: LiveServer) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import httpx
 import pytest
-from behaviour.driving import assert_picture, wait_until
+from behaviour.driving import assert_no_files_left, assert_picture, wait_until
 from behaviour.graphs import fresh_color, node, picture
 from live import LiveServer, rss_mb
 
@@ -45,7 +47,8 @@ def test_many_jobs_leave_disk_memory_and_history_flat(start_server, engine: str)
         before = [rss_mb(pid) for pid in pids]
         run(JOBS[engine])
         growth = [rss_mb(pid) - mb for pid, mb in zip(pids, before, strict=True)]
-    assert server.left_files() == []
+    sys.stdout.write(f"{engine}: server {growth[0]:+.1f} MiB, engine {growth[1]:+.1f} MiB\n")
+    assert_no_files_left(server)
     assert temp_files(server) == 0
     wait_until("history is forgotten", lambda: history(server) <= 1, 5)
     assert growth[0] < GROWTH_MB
@@ -63,4 +66,4 @@ def test_the_same_payload_three_times_gives_three_results(server: LiveServer) ->
         nodes = [output["node_id"] for output in answer.json()["outputs"]]
         assert sorted(nodes) == ["8", "9"]
         assert len(answer.json()["images"]) == 2
-    assert server.left_files() == []
+    assert_no_files_left(server)

@@ -23,7 +23,7 @@ def states(server: LiveServer) -> dict[str, int]:
 def test_probes_while_the_engine_boots(start_server, tmp_path) -> None:
     """Alive and not ready, with the reason; a job sent now waits and succeeds."""
     plan = LiveServer(tmp_path / "plan")
-    command = embedded_command(plan.home, plan.engine_port, "--test-boot-seconds", "2")
+    command = embedded_command(plan.home, plan.engine_port, "--test-boot-seconds", "3")
     begun = time.monotonic()
     server = start_server(
         ready=False,
@@ -35,7 +35,6 @@ def test_probes_while_the_engine_boots(start_server, tmp_path) -> None:
         INPUT_DIR=str(plan.home / "input"),
         OUTPUT_DIR=str(plan.home / "output"),
     )
-    assert time.monotonic() - begun < 1.8
     booting = {"/health": 200, "/health/live": 200}
     waiting = {"/ready": 503, "/health/ready": 503, "/health/startup": 503}
     assert states(server) == {**booting, **waiting}
@@ -47,7 +46,7 @@ def test_probes_while_the_engine_boots(start_server, tmp_path) -> None:
     color = fresh_color()
     job = later(server.prompt, picture(color=color))
     assert_picture(job.result(20), color)
-    assert time.monotonic() - begun > 2
+    assert time.monotonic() - begun > 3
     assert set(states(server).values()) == {200}
     assert server.get("/ready").json() == {
         "version": health["version"],

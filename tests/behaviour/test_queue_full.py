@@ -12,7 +12,8 @@ def test_full_queue_refuses_and_says_when_to_come_back(start_server) -> None:
     colors = [fresh_color() for _ in range(3)]
     jobs = []
     for index, color in enumerate(colors):
-        jobs.append(begin(server, f"q{index}", slow("embedded", 0.8, color=color)))
+        graph = slow("embedded", 0.1 if index else 2.5, color=color)
+        jobs.append(begin(server, f"q{index}", graph))
         wait_phase(server, f"q{index}", "queued" if index else "running")
     positions = [server.get(f"/jobs/q{index}").json()["position"] for index in range(3)]
     assert positions == [0, 1, 2]
@@ -46,9 +47,9 @@ def test_cancelled_job_makes_room(start_server) -> None:
 
 
 def test_no_limit_takes_all(start_server) -> None:
-    """Zero means no limit: forty jobs at once all get their own picture."""
+    """Zero means no limit: twenty-five jobs at once all get their own picture."""
     server = start_server(MAX_QUEUE_DEPTH="0")
-    colors = [fresh_color() for _ in range(40)]
+    colors = [fresh_color() for _ in range(25)]
     jobs = [begin(server, f"n{i}", slow("embedded", 0.02, color=c)) for i, c in enumerate(colors)]
     for job, color in zip(jobs, colors, strict=True):
         assert_picture(job.result(30), color)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from behaviour.driving import assert_picture, later
+from behaviour.driving import assert_no_files_left, assert_picture, later
 from behaviour.graphs import fresh_color, picture, slow
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ def test_two_requests_of_one_id_at_once_get_their_own_pictures(server: LiveServe
         answer = job.result(60)
         assert_picture(answer, color, size)
         assert answer.json()["id"] == "the-same"
-    assert server.left_files() == []
+    assert_no_files_left(server)
 
 
 def test_a_quick_one_does_not_take_the_place_of_a_slow_one(server: LiveServer) -> None:

@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from live import LiveServer
 
 
-def test_node_without_a_word_for_eight_seconds(start_server) -> None:
+def test_node_without_a_word_for_seven_seconds(start_server) -> None:
     """The look-ups in the silence find a run that goes on, and its result is the right one."""
     server = start_server()
     color = fresh_color()
-    assert_picture(server.prompt(silent(8, color)), color)
+    assert_picture(server.prompt(silent(7, color)), color)
 
 
 @pytest.mark.comfyui

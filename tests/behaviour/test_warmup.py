@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from behaviour.driving import assert_error, assert_picture, begin, wait_phase
+from behaviour.driving import assert_error, assert_no_files_left, assert_picture, begin, wait_phase
 from behaviour.graphs import fault, fresh_color, picture, slow
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def test_warmup_runs_before_the_worker_is_ready(start_server, tmp_path, source: 
         text = str(path)
     server = start_server(**{source: text})
     assert prompts_run(server) == 1
-    assert server.left_files() == []
+    assert_no_files_left(server)
     assert server.get("/health").json()["boot"]["phases"]["warmup_s"] > 0
     color = fresh_color()
     assert_picture(server.prompt(picture(color=color)), color)

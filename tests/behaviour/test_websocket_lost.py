@@ -87,7 +87,12 @@ def test_websocket_whose_messages_are_withheld_while_pongs_come(start_server) ->
     assert_picture(job.result(30), color)
     assert time.monotonic() - begun < 6
     switch(server, "freeze_sockets", frozen=False)
-    connected = lambda: httpx.get(f"{server.engine_url}/_test/state").json()["sockets"] == 1  # noqa: E731
+    connected = lambda: (
+        httpx.get(f"{server.engine_url}/_test/state", trust_env=False, verify=False).json()[
+            "sockets"
+        ]
+        == 1
+    )  # noqa: E731
     wait_until("the WebSocket is there again", connected)
     begun = time.monotonic()
     assert_picture(server.prompt(picture(color=(color := fresh_color()))), color)

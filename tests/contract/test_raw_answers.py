@@ -150,6 +150,13 @@ def parts_of(answer: httpx.Response) -> list[MIMEPart]:
     return list(message.iter_parts())
 
 
+def content_of(part: MIMEPart) -> bytes:
+    """Give the bytes of a part."""
+    content = part.get_payload(decode=True)
+    assert isinstance(content, bytes)
+    return content
+
+
 def test_all_outputs_come_as_parts(server: LiveServer) -> None:
     """`multipart/mixed` brings every output in order, with its name, node and length."""
     answer = raw(server, "multipart/mixed", TWO, id="x")
@@ -163,7 +170,7 @@ def test_all_outputs_come_as_parts(server: LiveServer) -> None:
     assert [part.get_filename() for part in parts] == [o["filename"] for o in outputs]
     assert [part.get_content_type() for part in parts] == [o["mime"] for o in outputs]
     assert [part["x-output-node"] for part in parts] == [o["node_id"] for o in outputs]
-    contents = [part.get_payload(decode=True) for part in parts]
+    contents = [content_of(part) for part in parts]
     assert [len(content) for content in contents] == [int(part["content-length"]) for part in parts]
     pictures = [c for c, o in zip(contents, outputs, strict=True) if o["kind"] == "image"]
     for content, file in zip(pictures, files(expected), strict=True):
@@ -180,7 +187,7 @@ def test_parts_hold_the_bytes_of_the_json(server: LiveServer, size: int) -> None
 
     (_, part), body = parts_of(raw(server, "multipart/mixed", graph)), server.prompt(graph).json()
 
-    assert part.get_payload(decode=True) == files(body)[1] == bytes(size)
+    assert content_of(part) == files(body)[1] == bytes(size)
 
 
 def test_multipart_of_one_output_is_still_multipart(server: LiveServer) -> None:
@@ -270,6 +277,6 @@ def test_node_ids_break_no_header(server: LiveServer, accept: str, node_id: str)
     if accept == "multipart/mixed":
         (part,) = parts_of(answer)
         assert "x-smuggled" not in part
-        assert picture_of(part.get_payload(decode=True)).size == (64, 48)
+        assert picture_of(content_of(part)).size == (64, 48)
     else:
         assert picture_of(answer.content).size == (64, 48)
