@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from handler.engine.base import Engine, EngineState, NeverStarted
-from handler.engine.client import GraphRefused
+from handler.engine.base import Engine, EngineState, GraphRefused, NeverStarted
 from handler.engine.events import Started
 from handler.errors import (
     BootFailed,

@@ -28,7 +28,9 @@ async def warmup_payload(settings: Settings, parts: Parts) -> dict[str, Any] | N
         try:
             text = settings.warmup_file.read_bytes()
         except OSError as error:
-            raise BootFailed(f"WARMUP_PROMPT_FILE cannot be read: {error}", blame="image") from error
+            raise BootFailed(
+                f"WARMUP_PROMPT_FILE cannot be read: {error}", blame="image"
+            ) from error
         return _payload(text, "WARMUP_PROMPT_FILE")
     if settings.warmup_url:
         with tempfile.TemporaryDirectory(dir=parts.scratch) as folder:

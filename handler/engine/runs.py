@@ -13,8 +13,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from handler.engine.base import EnginePrompt, NeverStarted, OnEvent
-from handler.engine.client import ComfyClient, GraphRefused
+from handler.engine.base import EnginePrompt, GraphRefused, NeverStarted, OnEvent
 from handler.engine.events import End, EngineEvent, Failed, Gone, Interrupted, Started, Succeeded
 from handler.engine.execution import Execution
 from handler.engine.messages import FeatureFlags, Status, Unknown
@@ -30,6 +29,7 @@ from handler.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from handler.engine.client import ComfyClient
     from handler.engine.messages import Message
 
 log = logging.getLogger("comfyfn.engine")

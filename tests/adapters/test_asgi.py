@@ -27,9 +27,11 @@ PAYLOAD = {"prompt": GRAPH, "id": "me"}
 async def served(home, settings=None, **options):
     """A client, the handler and the engine behind it."""
     settings = settings or Settings()
-    async with worker(home, settings, **options) as (handler, engine):
-        async with serving(make_app(handler, settings)) as client:
-            yield client, handler, engine
+    async with (
+        worker(home, settings, **options) as (handler, engine),
+        serving(make_app(handler, settings)) as client,
+    ):
+        yield client, handler, engine
 
 
 class Gate:

@@ -7,6 +7,7 @@ import signal
 import time
 from typing import TYPE_CHECKING
 
+import pytest
 from behaviour.driving import assert_error, assert_picture, begin, wait_phase
 from behaviour.graphs import fresh_color, picture, silent, slow
 
@@ -49,9 +50,12 @@ def test_engine_that_froze_before_the_job_came_is_told_at_the_limit(
     assert_picture(hard_server.prompt(picture(color=color)), color)
 
 
-def test_node_that_hangs_is_told_at_the_limit_and_jobs_behind_it_run(start_server) -> None:
+@pytest.mark.parametrize("hard_server", ["embedded"], indirect=True)
+def test_node_that_hangs_is_told_at_the_limit_and_jobs_behind_it_run(
+    hard_server: LiveServer,
+) -> None:
     """Who waits behind a stalled run is not failed with it."""
-    server = start_server()
+    server = hard_server
     stuck = begin(server, "stuck", silent(60), timeouts={"no_progress_s": LIMIT_S})
     wait_phase(server, "stuck", "running")
     color = fresh_color()
@@ -62,9 +66,12 @@ def test_node_that_hangs_is_told_at_the_limit_and_jobs_behind_it_run(start_serve
     assert_picture(behind.result(30), color)
 
 
-def test_jobs_that_come_and_go_behind_a_hung_one_do_not_keep_it_alive(start_server) -> None:
+@pytest.mark.parametrize("hard_server", ["embedded"], indirect=True)
+def test_jobs_that_come_and_go_behind_a_hung_one_do_not_keep_it_alive(
+    hard_server: LiveServer,
+) -> None:
     """Silence is of the run, not of the engine: traffic around it is no progress."""
-    server = start_server()
+    server = hard_server
     hung = begin(server, "hung", silent(60), timeouts={"no_progress_s": 1.5})
     wait_phase(server, "hung", "running")
     begun = time.monotonic()
@@ -75,11 +82,12 @@ def test_jobs_that_come_and_go_behind_a_hung_one_do_not_keep_it_alive(start_serv
     assert_error(hung.result(), 504, "stalled")
 
 
-def test_short_limit_of_one_caller_does_not_cost_another_its_run(start_server) -> None:
+@pytest.mark.parametrize("hard_server", ["embedded"], indirect=True)
+def test_short_limit_of_one_caller_does_not_cost_another_its_run(hard_server: LiveServer) -> None:
     """Who waits behind a run that is allowed its silence waits, whatever limit is its own."""
-    server = start_server()
+    server = hard_server
     color, behind_color = fresh_color(), fresh_color()
-    long = begin(server, "long", silent(3, color))
+    long = begin(server, "long", silent(1.5, color))
     wait_phase(server, "long", "running")
     graph = picture(color=behind_color)
     behind = begin(server, "impatient", graph, timeouts={"no_progress_s": 0.5})

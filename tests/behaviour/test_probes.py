@@ -7,6 +7,7 @@ import signal
 import time
 
 import httpx
+import pytest
 from behaviour.driving import assert_picture, begin, later, wait_phase, wait_until
 from behaviour.graphs import fresh_color, picture, slow
 from behaviour.lone_engine import embedded_command
@@ -56,9 +57,10 @@ def test_probes_while_the_engine_boots(start_server, tmp_path) -> None:
     }
 
 
-def test_probes_while_the_engine_restarts(start_server) -> None:
+@pytest.mark.parametrize("hard_server", ["embedded"], indirect=True)
+def test_probes_while_the_engine_restarts(hard_server: LiveServer) -> None:
     """A restart is no reason to replace the worker, and none to start over with its startup."""
-    server = start_server()
+    server = hard_server
     os.kill(server.engine_pid(), signal.SIGKILL)
     wait_until("it notices", lambda: server.get("/ready").status_code == 503, 2)
     body = server.get("/ready").json()

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import pytest
 from behaviour.driving import assert_error, assert_picture, begin, wait_phase
 from behaviour.graphs import fresh_color, slow
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 
 def test_full_queue_refuses_and_says_when_to_come_back(start_server) -> None:
@@ -46,9 +52,9 @@ def test_cancelled_job_makes_room(start_server) -> None:
     assert_picture(server.prompt(slow("embedded", 0.1, color=color)), color)
 
 
-def test_no_limit_takes_all(start_server) -> None:
-    """Zero means no limit: twenty-five jobs at once all get their own picture."""
-    server = start_server(MAX_QUEUE_DEPTH="0")
+@pytest.mark.parametrize("server", ["embedded"], indirect=True)
+def test_crowd_is_served_in_full(server: LiveServer) -> None:
+    """Twenty-five jobs at once all get their own picture."""
     colors = [fresh_color() for _ in range(25)]
     jobs = [begin(server, f"n{i}", slow("embedded", 0.02, color=c)) for i, c in enumerate(colors)]
     for job, color in zip(jobs, colors, strict=True):

@@ -34,5 +34,5 @@ def test_an_installed_wheel_has_its_own(tmp_path):
 
 def test_what_did_not_ship_is_named():
     """Not a path that leads nowhere."""
-    with pytest.raises(FileNotFoundError, match="workflows/none.json is not part"):
+    with pytest.raises(FileNotFoundError, match=r"workflows/none\.json is not part"):
         bundled("workflows/none.json")

@@ -67,7 +67,7 @@ def test_no_name_leads_out_of_its_folder(files, name):
 
 def test_a_file_of_another_kind_is_refused(files):
     """By its content, whatever its name says."""
-    with pytest.raises(InputFailed, match="loads image, but 'page.png' is text/plain"):
+    with pytest.raises(InputFailed, match=r"loads image, but 'page\.png' is text/plain"):
         check_stored("page.png", ITEM, files)
 
 
