@@ -217,8 +217,12 @@ class JobBoard:
         self._jobs[job.uid] = job
         self._by_id.setdefault(job.id, []).append(job)
         self._fresh.append(job)
-        while len(self._fresh) > FRESH_JOBS and self._fresh[0].phase.final:
-            self._fresh.popleft().compact()
+        if len(self._fresh) > FRESH_JOBS:
+            oldest = self._fresh.popleft()
+            if oldest.phase.final:
+                oldest.compact()
+            else:
+                self._fresh.append(oldest)
         self._expire()
 
     def find(self, job_id: str) -> Job | None:

@@ -29,7 +29,7 @@ log = logging.getLogger("comfyfn.engine")
 
 BOOT_POLL_S = 0.02
 ANSWER_LIMIT_S = 5.0
-ATTACHED_POLL_S = 1.0
+ATTACHED_POLL_S = 0.2
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 # How ComfyUI's log tells of each node pack.
 IMPORT_TIME = re.compile(r"^\s*([\d.]+) seconds( \(IMPORT FAILED\))?:\s+(\S.*)$")

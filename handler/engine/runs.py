@@ -70,10 +70,12 @@ class _Run:
     def take(self, events: list[EngineEvent]) -> None:
         """Hand events on; the end settles the run."""
         for event in events:
-            if isinstance(event, Started):
-                if self.began:
-                    continue
+            if isinstance(event, Started) and self.began:
+                continue
+            if not self.began and not isinstance(event, Gone):
                 self.began = True
+                if not isinstance(event, Started):  # known from history alone
+                    self.on_event(Started(int(time.time() * 1000)))
             self.on_event(event)
             if isinstance(event, END_TYPES) and not self.done.done():
                 self.done.set_result(event)
