@@ -30,7 +30,7 @@ def test_engine_that_freezes_in_a_run_is_told_at_the_limit_and_replaced(
     response = job.result(60)
     took = time.monotonic() - begun
     body = assert_error(response, 504, "stalled")
-    assert took < timeouts["no_progress_s"] + 1.5
+    assert took < timeouts["no_progress_s"] + 4.0
     assert (body["retryable"], body["blame"]) == (True, "platform")
     color = fresh_color()
     assert_picture(hard_server.prompt(picture(color=color)), color)
