@@ -145,6 +145,11 @@ class Settings:
         "ALWAYS_RESTART_COMFYUI", False, _flag, "never give up restarting the engine"
     )
 
+    manifest: Path | None = _env(
+        "MANIFEST", None, _path, "what to install and fetch at the start (.yaml, .yml or .json)"
+    )
+    manifest_json: str = _env("MANIFEST_JSON", "", _text, "the same, as JSON text; it wins")
+
     warmup_file: Path | None = _env("WARMUP_PROMPT_FILE", None, _path, "graph run once after boot")
     warmup_url: str = _env("WARMUP_PROMPT_URL", "", _text, "the same, fetched by URL")
     warmup_json: str = _env("WARMUP_PROMPT_JSON", "", _text, "the same, as JSON text")
