@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
@@ -39,6 +40,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("comfyfn.http")
 KEEPALIVE_S = 15.0
 Lifespan = Callable[[Starlette], contextlib.AbstractAsyncContextManager[None]]
+
+
+class AnyText(Convertor[str]):
+    """A part of a path that may hold anything: an id is any text, line breaks included."""
+
+    regex = r"[\s\S]+"
+
+    def convert(self, value: str) -> str:
+        """Give it as it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Give it as it is."""
+        return value
+
+
+register_url_convertor("any_text", AnyText())
 
 
 class Json(Response):
@@ -100,8 +118,8 @@ class Routes:
         return [
             Route("/prompt", self.prompt, methods=["POST"]),
             Route("/interrupt", self.interrupt, methods=["POST"]),
-            Route("/jobs/{id:path}/events", self.job_events, methods=["GET"]),
-            Route("/jobs/{id:path}", self.job, methods=["GET"]),
+            Route("/jobs/{id:any_text}/events", self.job_events, methods=["GET"]),
+            Route("/jobs/{id:any_text}", self.job, methods=["GET"]),
             Route("/models", self.models, methods=["GET"]),
             Route("/health", self.health, methods=["GET"]),
             Route("/ready", self.ready, methods=["GET"]),
@@ -220,14 +238,14 @@ async def _disconnected(request: Request) -> None:
         pass
 
 
-async def _sse(job: Job, after: int) -> AsyncIterator[bytes]:
-    """Frame events; a comment every 15 s keeps proxies from closing."""
+async def _sse(job: Job, after: int, keepalive_s: float = KEEPALIVE_S) -> AsyncIterator[bytes]:
+    """Frame events; a comment in every silence keeps proxies from closing."""
     events = job.follow(after)
     pending: asyncio.Task[JobEvent] | None = None
     try:
         while True:
             pending = pending or asyncio.ensure_future(anext(events))
-            done, _ = await asyncio.wait({pending}, timeout=KEEPALIVE_S)
+            done, _ = await asyncio.wait({pending}, timeout=keepalive_s)
             if not done:
                 yield b": still here\n\n"
                 continue

@@ -30,9 +30,11 @@ class Form:
 
     Attributes:
         types: media ranges for raw answers, best first; empty for JSON.
+        json: whether JSON will do where no output is of these types.
     """
 
     types: tuple[str, ...] = ()
+    json: bool = False
 
     @property
     def multipart(self) -> bool:
@@ -49,10 +51,10 @@ def accepted_form(accept: str) -> Form:
         if name and weight > 0:
             ranked.append((-weight, place, name))
     names = [name for _, _, name in sorted(ranked)]
-    raw = []
+    raw: list[str] = []
     for name in names:
         if name in {"*/*", "application/json", "application/*", "text/html"}:
-            break
+            return Form(tuple(raw), json=True)
         if name == "multipart/mixed" or name.startswith(RAW_TYPES):
             raw.append(name)
     return Form(tuple(raw))
@@ -94,9 +96,12 @@ class AnswerResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
     async def _raw(self, send: Send) -> None:
-        fitting = [o for o in self._answer.outputs if self._fits(o)]
+        fitting = self._fitting()
         if not fitting:
-            await _refuse(send, self._form.types, self._answer.outputs)
+            if self._form.json:
+                await self._json(send)
+            else:
+                await _refuse(send, self._form.types, self._answer.outputs)
             return
         output = fitting[0]
         await _start(send, output.mime, output.bytes, _headers(output, len(fitting)))
@@ -104,12 +109,18 @@ class AnswerResponse(Response):
             await _body(send, block)
         await send({"type": "http.response.body", "body": b""})
 
-    def _fits(self, output: Output) -> bool:
+    def _fitting(self) -> list[Output]:
+        """List the outputs of the accepted types: by the client's preference, then node order."""
+        found: list[Output] = []
         for wanted in self._form.types:
-            kind, _, sub = wanted.partition("/")
-            if output.mime == wanted or (sub == "*" and output.mime.startswith(f"{kind}/")):
-                return True
-        return False
+            family = wanted.removesuffix("*") if wanted.endswith("/*") else None
+            found += [
+                output
+                for output in self._answer.outputs
+                if output not in found
+                and (output.mime == wanted or (family and output.mime.startswith(family)))
+            ]
+        return found
 
     async def _multipart(self, send: Send) -> None:
         boundary = uuid.uuid4().hex
@@ -142,7 +153,7 @@ def _headers(output: Output, count: int) -> list[tuple[bytes, bytes]]:
     return [
         (b"content-disposition", disposition.encode()),
         (b"x-output-count", str(count).encode()),
-        (b"x-output-node", output.node_id.encode("latin-1", "replace")),
+        (b"x-output-node", quote(output.node_id).encode()),
     ]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import mmap
+import re
+import secrets
 import tempfile
 from typing import IO, Any
 
@@ -14,6 +16,9 @@ from handler.errors import InvalidPayload, JobCancelled, PayloadTooLarge, Unsupp
 
 # Bodies over this go to disk while they arrive: many slow uploads must not add up in memory.
 IN_MEMORY_BYTES = 1 << 20
+# A text of base64 or a data URI, long enough to be worth the detour: nothing in it is escaped, and
+# what follows a closing quote (`:`, `,` or a bracket) cannot be taken for its begin.
+LONG_TEXT = re.compile(rb'(?<!\\)"(?![:,])([A-Za-z0-9+/=_:;,.-]{65536,}+)"(?!\s*:)')
 JSON_TYPES = ("application/json", "text/json")
 # One large body is decoded at a time; the others wait on disk.
 _decoding = asyncio.Semaphore(1)
@@ -69,9 +74,48 @@ async def _read(request: Request, limit: int) -> Any:
 
 
 def _decode_file(spool: IO[bytes]) -> Any:
+    """Decode JSON whose media are not in memory several times over.
+
+    The decoder copies its input and makes each text from the copy. Long texts are left out of it,
+    and made from the file itself.
+    """
     spool.flush()
-    with mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        return decode(memoryview(view))
+    with (
+        mmap.mmap(spool.fileno(), 0, access=mmap.ACCESS_READ) as file,
+        memoryview(file) as view,
+    ):
+        texts: dict[str, str] = {}
+        rest: list[bytes] = []
+        token, end = secrets.token_hex(16), 0
+        for begin, after in [found.span(1) for found in LONG_TEXT.finditer(view)]:
+            name = f"{token}-{len(texts)}"
+            texts[name] = str(view[begin:after], "ascii")
+            rest += [bytes(view[end:begin]), name.encode()]
+            end = after
+        if not texts:
+            return decode(view)
+        rest.append(bytes(view[end:]))
+        try:
+            value = orjson.loads(b"".join(rest))
+        except orjson.JSONDecodeError:
+            texts.clear()
+            return decode(view)  # to tell the place of the fault in the whole
+        return _filled(value, texts)
+
+
+def _filled(value: Any, texts: dict[str, str]) -> Any:
+    """Put the texts where their names are; no recursion, whatever the depth."""
+    whole = [value]
+    todo: list[Any] = [whole]
+    while todo:
+        inner = todo.pop()
+        for key, item in inner.items() if isinstance(inner, dict) else enumerate(inner):
+            if isinstance(item, str):
+                if item in texts:
+                    inner[key] = texts[item]
+            elif isinstance(item, dict | list):
+                todo.append(item)
+    return whole[0]
 
 
 def decode(raw: bytes | memoryview) -> Any:
@@ -88,9 +132,6 @@ def decode(raw: bytes | memoryview) -> Any:
         raise InvalidPayload(
             f"the body is no JSON: {error.msg} at line {error.lineno} column {error.colno}"
         ) from None
-    finally:
-        if isinstance(raw, memoryview):
-            raw.release()
     return value
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
+from adapters.openapi_models import ANSWERS
 from handler.payload import PromptRequest
 from handler.version import VERSION
 
 REF = "#/components/schemas/{model}"
 PNG_PIXEL = (
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGNQ8C3AihiGlgQAT3I+gYs5V1wAAAAA"
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mMwTjuDFTEMLQkAuYZZQW4mhPwAAAAA"
     "SUVORK5CYII="
 )
 MINIMAL_GRAPH: dict[str, Any] = {
@@ -25,107 +25,9 @@ MINIMAL_GRAPH: dict[str, Any] = {
 }
 
 
-class OutputEntry(BaseModel):
-    """One thing that the run produced."""
-
-    node_id: str
-    title: str
-    kind: str = Field(description="image, video, audio, model3d, text or file")
-    mime: str
-    filename: str
-    bytes: int
-    sha256: str
-    width: int | None
-    height: int | None
-    duration_s: float | None
-    text: str | None
-
-
-class PromptAnswer(BaseModel):
-    """A job's result; `images[i]` is the base64 of `filenames[i]`, whatever its kind."""
-
-    id: str
-    prompt: dict[str, Any] = Field(description="the graph as it ran")
-    images: list[str]
-    filenames: list[str]
-    outputs: list[OutputEntry]
-    stats: dict[str, Any] = Field(description="times in milliseconds, by stage and node")
-    engine: dict[str, Any] = Field(description="which engine ran it: `kind` and `version`")
-
-
-class ErrorAnswer(BaseModel):
-    """Every error, of every route."""
-
-    error: str
-    location: str | None = Field(description="dotted path into the request")
-    code: str
-    blame: str = Field(description="caller, image or platform")
-    retryable: bool
-    node_id: str | None
-    node_title: str | None
-    class_type: str | None
-    hint: str | None
-    details: Any
-    log_tail: list[str] | None
-    message: str
-    statusCode: int  # noqa: N815
-
-
-class InterruptRequest(BaseModel):
-    """Which job to stop."""
-
-    id: str
-
-
-class InterruptAnswer(BaseModel):
-    """Whether there was one."""
-
-    id: str
-    interrupted: str = Field(description="success or failed")
-
-
-class JobAnswer(BaseModel):
-    """How a job is."""
-
-    id: str
-    status: str
-    created_at: float
-    finished_at: float | None
-    progress: dict[str, Any] | None
-    outputs: list[OutputEntry]
-    error: ErrorAnswer | None
-    stage_s: dict[str, float]
-    position: int | None = Field(description="jobs before this one; 0 is with the engine")
-
-
-class ProbeAnswer(BaseModel):
-    """A probe's answer."""
-
-    version: str
-    status: str
-    phase: str
-    reason: str | None
-
-
-class HealthAnswer(ProbeAnswer):
-    """The worker's state with its engine, jobs and boot report."""
-
-    engine: dict[str, Any]
-    jobs: dict[str, int]
-    boot: dict[str, Any]
-
-
-ANSWERS = (
-    PromptAnswer,
-    ErrorAnswer,
-    InterruptRequest,
-    InterruptAnswer,
-    JobAnswer,
-    ProbeAnswer,
-    HealthAnswer,
-)
 ERRORS = {
     "400": "The request is at fault; `details` lists every fault.",
+    "406": "No output is of an accepted type, and JSON is not accepted either.",
     "413": "The body is over MAX_BODY_SIZE_MB.",
     "415": "The body is not JSON.",
     "422": "An output cannot be converted as asked.",
@@ -135,6 +37,15 @@ ERRORS = {
     "502": "The engine ended under the job.",
     "503": "The worker is not ready, draining, or was busy for too long.",
     "504": "The job, or the run's silence, was longer than its limit.",
+}
+
+
+PROBES = {
+    "/health": ("health", "200 while it works or can recover, else 500", "HealthAnswer", "500"),
+    "/ready": ("ready", "200 when a job may be sent here", "ProbeAnswer", "503"),
+    "/health/startup": ("started", "200 once boot and warmup ended", "ProbeAnswer", "503"),
+    "/health/live": ("live", "503 only when it cannot recover", "ProbeAnswer", "503"),
+    "/health/ready": ("health_ready", "The same as /ready", "ProbeAnswer", "503"),
 }
 
 
@@ -150,7 +61,7 @@ def document() -> dict[str, Any]:
             "version": VERSION,
             "description": "ComfyUI workflows as a stateless API.",
         },
-        "paths": _paths(),
+        "paths": _tagged(_paths()),
         "components": {"schemas": schemas["$defs"]},
     }
 
@@ -159,19 +70,20 @@ def _paths() -> dict[str, Any]:
     return {
         "/prompt": {"post": _prompt()},
         "/interrupt": {"post": _interrupt()},
-        "/jobs/{id}": {"get": _get("Tell how a job is", "JobAnswer", job_id=True)},
+        "/jobs/{id}": {"get": _get("get_job", "Tell how a job is", "JobAnswer", job_id=True)},
         "/jobs/{id}/events": {"get": _events()},
         "/models": {"get": _models()},
-        "/health": {
-            "get": _get(
-                "200 while the worker works or can recover, else 500", "HealthAnswer", "500"
-            )
-        },
-        "/ready": {"get": _get("200 when a job may be sent here", "ProbeAnswer", "503")},
-        "/health/startup": {"get": _get("200 once boot and warmup ended", "ProbeAnswer", "503")},
-        "/health/live": {"get": _get("503 only when it cannot recover", "ProbeAnswer", "503")},
-        "/health/ready": {"get": _get("The same as /ready", "ProbeAnswer", "503")},
+        **{path: {"get": _get(*probe)} for path, probe in PROBES.items()},
     }
+
+
+def _tagged(paths: dict[str, Any]) -> dict[str, Any]:
+    """Sort the operations under the headings that the page shows."""
+    for path, methods in paths.items():
+        heading = "health" if path in PROBES else "models" if path == "/models" else "jobs"
+        for operation in methods.values():
+            operation["tags"] = [heading]
+    return paths
 
 
 def _json(model: str, example: Any = None) -> dict[str, Any]:
@@ -279,11 +191,17 @@ def _models() -> dict[str, Any]:
     }
 
 
-def _get(about: str, model: str, bad: str | None = None, *, job_id: bool = False) -> dict[str, Any]:
+def _get(
+    name: str, about: str, model: str, bad: str | None = None, *, job_id: bool = False
+) -> dict[str, Any]:
     responses = {"200": _answer("Fine.", model)}
     if bad is not None:
         responses[bad] = _answer("Not so; the body tells why.", model)
-    operation: dict[str, Any] = {"summary": about, "responses": responses}
+    operation: dict[str, Any] = {
+        "summary": about,
+        "operationId": name,
+        "responses": responses,
+    }
     if job_id:
         operation["parameters"] = [_id_parameter()]
         responses["404"] = _answer("No such job is known here.", "ErrorAnswer")

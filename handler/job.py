@@ -6,18 +6,20 @@ import asyncio
 import collections
 import enum
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from handler.errors import HandlerError, JobCancelled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from handler.records import Output
     from handler.wire import Answer
 
 EVENTS_KEPT = 512
+FRESH_JOBS = 64
+RECORD_TEXT_CHARS = 4096
 
 
 class Phase(enum.Enum):
@@ -133,9 +135,23 @@ class Job:
     def tell(self, kind: str, data: dict[str, Any]) -> None:
         """Give an event to the followers."""
         self._seq += 1
+        if kind == "preview":
+            self._keep_events(lambda event: event.type != "preview")  # only the newest is news
         self._events.append(JobEvent(self._seq, kind, data))
         for follower in self._followers:
             follower.set()
+
+    def succeed(self, outputs: list[Output]) -> None:
+        """End the job with its outputs; the record keeps the beginning of long texts."""
+        self.outputs = [_brief(output) for output in outputs]
+        self.enter(Phase.SUCCEEDED, outputs=[output.public() for output in self.outputs])
+
+    def compact(self) -> None:
+        """Keep the events that tell what happened, without the steps in between."""
+        self._keep_events(lambda event: event.type not in {"progress", "preview"})
+
+    def _keep_events(self, wanted: Callable[[JobEvent], bool]) -> None:
+        self._events = collections.deque(filter(wanted, self._events), maxlen=EVENTS_KEPT)
 
     def fail(self, error: HandlerError) -> None:
         """End the job with an error; only the first one counts."""
@@ -180,6 +196,12 @@ class Job:
         }
 
 
+def _brief(output: Output) -> Output:
+    if output.text is None or len(output.text) <= RECORD_TEXT_CHARS:
+        return output
+    return replace(output, text=output.text[:RECORD_TEXT_CHARS])
+
+
 class JobBoard:
     """The jobs in hand and the records of finished ones, in memory."""
 
@@ -188,11 +210,19 @@ class JobBoard:
         self._most = most
         self._jobs: dict[str, Job] = {}
         self._by_id: dict[str, list[Job]] = {}
+        self._fresh: collections.deque[Job] = collections.deque()
 
     def add(self, job: Job) -> None:
         """Take a job in."""
         self._jobs[job.uid] = job
         self._by_id.setdefault(job.id, []).append(job)
+        self._fresh.append(job)
+        if len(self._fresh) > FRESH_JOBS:
+            oldest = self._fresh.popleft()
+            if oldest.phase.final:
+                oldest.compact()
+            else:
+                self._fresh.append(oldest)
         self._expire()
 
     def find(self, job_id: str) -> Job | None:

@@ -14,7 +14,10 @@ from handler.media.options import ConvertOutput
 NOT_YET = ("webhook", "webhook_v2", "s3", "azure_blob_upload", "hf_upload", "http_upload")
 
 EXAMPLE_GRAPH: dict[str, Any] = {
-    "1": {"class_type": "LoadImage", "inputs": {"image": "https://example.com/photo.jpg"}},
+    "1": {
+        "class_type": "EmptyImage",
+        "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 3368652},
+    },
     "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
     "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "inverted"}},
 }
@@ -78,7 +81,7 @@ def parse_payload(raw: Any) -> PromptRequest:
         raise InvalidPayload(
             f"the payload must be a JSON object with the key `prompt`, not {_kind(raw)}"
         )
-    later = [key for key in NOT_YET if raw.get(key)]
+    later = [key for key in NOT_YET if raw.get(key) not in (None, "", False)]
     if later:
         raise InvalidPayload(
             f"{', '.join(later)}: this version of comfyfn answers inline only",

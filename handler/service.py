@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from handler.engine.base import Engine, EngineState, NeverStarted
-from handler.engine.client import GraphRefused
+from handler.engine.base import Engine, EngineState, GraphRefused, NeverStarted
+from handler.engine.events import Started
 from handler.errors import (
     BootFailed,
     Draining,
@@ -42,7 +42,8 @@ from handler.warmup import warmup_payload
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from handler.engine.events import End
+    from handler.engine.base import OnEvent
+    from handler.engine.events import End, EngineEvent
     from handler.wire import Answer
 
 log = logging.getLogger("comfyfn.service")
@@ -229,11 +230,11 @@ class Handler:
             )
 
     def _not_ready(self) -> NotReady:
-        error = self._boot_error
+        told = self._engine.boot_report.get("error") or {}
         return NotReady(
             f"the engine is {self._engine.state.value}: {self._engine.reason}",
-            hint=error.hint if error else None,
-            log_tail=error.log_tail if error else None,
+            hint=told.get("hint"),
+            log_tail=told.get("log_tail"),
         )
 
     def waiting(self) -> int:
@@ -248,8 +249,12 @@ class Handler:
         job = received.job
         assert job.answered is not None
         try:
-            await self._engine_told_its_nodes()
-            answer = await run_pipeline(received, self._parts, lambda p: self._execute(p, job))
+            answer = await run_pipeline(
+                received,
+                self._parts,
+                lambda p: self._execute(p, job),
+                ready=self._engine_told_its_nodes,
+            )
         except HandlerError as error:
             self._end(job, error)
         except asyncio.CancelledError:
@@ -261,8 +266,7 @@ class Handler:
             fault.__cause__ = error
             self._end(job, fault)
         else:
-            job.outputs = answer.outputs
-            job.enter(Phase.SUCCEEDED, outputs=[output.public() for output in answer.outputs])
+            job.succeed(answer.outputs)
             job.answered.set_result(answer)
             log.info("job %s: %s outputs, %s", job.id, len(answer.outputs), _times(job))
 
@@ -284,15 +288,33 @@ class Handler:
             raise self._not_ready()
 
     async def _execute(self, prepared: Prepared, job: Job) -> Ran:
-        """Wait for a slot, run, give the slot back; a prompt that never began is sent again."""
-        await self._acquire(prepared, job)
+        """Wait for a slot and run; the wait ends when the engine begins, not with the slot."""
+        limits = prepared.request.timeouts
+        limit_s = (limits and limits.queue_s) or self._settings.queue_timeout_s
+        try:
+            async with asyncio.timeout(limit_s or None) as wait:
+                job.enter(Phase.QUEUED, position=self._slots.waiting + len(self._slots))
+                await self._slots.acquire(job)
+                return await self._run_in_slot(prepared, job, wait)
+        except TimeoutError as error:
+            if not wait.expired():
+                raise
+            raise QueueTimedOut(
+                f"the engine was busy for {limit_s:g} s",
+                hint="try another worker, or raise QUEUE_TIMEOUT_S or timeouts.queue_s",
+                retry_after_s=self._retry_after_s(),
+            ) from error
+
+    async def _run_in_slot(self, prepared: Prepared, job: Job, wait: asyncio.Timeout) -> Ran:
+        """Run and give the slot back; a prompt that never began is sent again."""
         held = True
         try:
             for attempt in range(RESUBMITS):
                 await self._engine_told_its_nodes()
                 recorder = Recorder(prepared, job, self._parts)
                 prompt = engine_prompt(prepared, uuid.uuid4().hex, self._parts)
-                run = asyncio.create_task(self._engine.run(prompt, recorder))
+                listener = _until_started(wait, recorder)
+                run = asyncio.create_task(self._engine.run(prompt, listener))
                 begun = time.monotonic()
                 try:
                     end = await asyncio.shield(run)
@@ -314,22 +336,6 @@ class Handler:
         finally:
             if held:
                 self._slots.release(job)
-
-    async def _acquire(self, prepared: Prepared, job: Job) -> None:
-        limits = prepared.request.timeouts
-        limit_s = (limits and limits.queue_s) or self._settings.queue_timeout_s
-        job.enter(Phase.QUEUED, position=self._slots.waiting + len(self._slots))
-        try:
-            async with asyncio.timeout(limit_s or None) as deadline:
-                await self._slots.acquire(job)
-        except TimeoutError as error:
-            if not deadline.expired():
-                raise
-            raise QueueTimedOut(
-                f"the engine was busy for {limit_s:g} s",
-                hint="try another worker, or raise QUEUE_TIMEOUT_S or timeouts.queue_s",
-                retry_after_s=self._retry_after_s(),
-            ) from error
 
     def _moved(self, job: Job, position: int) -> None:
         if job.followed:
@@ -432,6 +438,18 @@ class Handler:
         """List the model files of every folder."""
         await self._engine_told_its_nodes()
         return await self._engine.models()
+
+
+def _until_started(wait: asyncio.Timeout, recorder: Recorder) -> OnEvent:
+    """Lift the limit on the wait when the run begins."""
+
+    def listen(event: EngineEvent) -> None:
+        if isinstance(event, Started):
+            with contextlib.suppress(RuntimeError):  # it has just expired, or the job is over
+                wait.reschedule(None)
+        recorder(event)
+
+    return listen
 
 
 def _times(job: Job) -> str:

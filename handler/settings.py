@@ -207,7 +207,6 @@ class Settings:
     fetch_timeout_s: float = _env(
         "FETCH_TIMEOUT_S", 600.0, _number(1), "longest time to fetch one media input"
     )
-    instance: str = _env("INSTANCE_ID", "", _text, "name of this worker in answers; default: host")
     test_faults: bool = _env(
         "COMFYFN_TEST_FAULTS", False, _flag, "give the embedded engine its fault nodes (tests only)"
     )

@@ -19,13 +19,19 @@ async def warmup_payload(settings: Settings, parts: Parts) -> dict[str, Any] | N
     """Read the warmup prompt: a graph, or a whole payload with the key `prompt`.
 
     Raises:
-        BootFailed: what is set is no JSON object.
+        BootFailed: what is set is no JSON object, or the file cannot be read.
         InputFailed: the URL cannot be fetched.
     """
     if settings.warmup_json:
         return _payload(settings.warmup_json.encode(), "WARMUP_PROMPT_JSON")
     if settings.warmup_file is not None:
-        return _payload(settings.warmup_file.read_bytes(), "WARMUP_PROMPT_FILE")
+        try:
+            text = settings.warmup_file.read_bytes()
+        except OSError as error:
+            raise BootFailed(
+                f"WARMUP_PROMPT_FILE cannot be read: {error}", blame="image"
+            ) from error
+        return _payload(text, "WARMUP_PROMPT_FILE")
     if settings.warmup_url:
         with tempfile.TemporaryDirectory(dir=parts.scratch) as folder:
             target = Path(folder) / "warmup.json"

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import uvicorn
@@ -20,6 +18,10 @@ from handler.payload import parse_payload
 from handler.pipeline.stages import Parts, Received
 from handler.service import Handler
 from handler.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
 
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8}},
@@ -76,9 +78,11 @@ async def serving(app: Any) -> AsyncIterator[httpx.AsyncClient]:
     """Serve an application on a free port and give a client of it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         config = uvicorn.Config(app, lifespan="off", log_config=None, timeout_graceful_shutdown=1)
+        config.load()
         server = uvicorn.Server(config)
-        server.capture_signals = contextlib.nullcontext  # type: ignore[assignment]
-        task = asyncio.create_task(server.serve(sockets=[listener]))
+        server.lifespan = config.lifespan_class(config)
+        # Without its main loop, which only ticks: a test ends at once, not at the next tick.
+        await server.startup(sockets=[listener])
         port = listener.getsockname()[1]
         async with httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20
@@ -86,8 +90,8 @@ async def serving(app: Any) -> AsyncIterator[httpx.AsyncClient]:
             try:
                 yield client
             finally:
-                server.should_exit = True
-                await task
+                await client.aclose()
+                await server.shutdown(sockets=[listener])
 
 
 async def until(true: Any, limit_s: float = 10.0) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from handler.errors import EngineDied
+from handler.errors import EngineDied, InvalidWorkflow
 
 if TYPE_CHECKING:
     from handler.engine.events import End, EngineEvent
@@ -37,6 +37,25 @@ class EngineState(enum.Enum):
 
 class NeverStarted(EngineDied):
     """The engine ended before it began with this prompt: it may be handed in again."""
+
+
+class GraphRefused(InvalidWorkflow):
+    """The engine's own check refused the graph.
+
+    Attributes:
+        engine_status: the engine's HTTP status, 400.
+        error: ComfyUI's `{"type", "message", "details", "extra_info"}`.
+        node_errors: ComfyUI's faults by node id, `{"errors": [...], "class_type", ...}`.
+    """
+
+    def __init__(self, status: int, error: dict[str, Any], node_errors: dict[str, Any]) -> None:
+        super().__init__(
+            str(error.get("message") or "The engine refused the graph"),
+            details={"error": error, "node_errors": node_errors},
+        )
+        self.engine_status = status
+        self.error = error
+        self.node_errors = node_errors
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +104,10 @@ class Engine(Protocol):
 
     @property
     def boot_report(self) -> dict[str, Any]:
-        """Seconds per phase of the last boot, and what else is worth knowing of it."""
+        """Seconds per phase of the last boot, and what else is worth knowing of it.
+
+        `error` is the envelope of what it was given up for; there before FAILED is told.
+        """
 
     def prepare(self, on_state: OnState, warm_up: WarmUp) -> None:
         """Set who is told of state changes, and what runs after each boot before READY."""
@@ -104,7 +126,7 @@ class Engine(Protocol):
         """Run one prompt; `on_event` is called for each event, the End included.
 
         Raises:
-            InvalidWorkflow: the engine refuses the graph.
+            GraphRefused: the engine refuses the graph.
             EngineDied: it ended under the prompt; NeverStarted where it had not begun.
             Stalled: it lives and was silent for `no_progress_s`.
         """

@@ -55,21 +55,28 @@ def open_site(settings: Settings, *, embedded_allowed: bool) -> Site:
     kind = commands.engine_kind(settings, embedded_allowed=embedded_allowed)
     base = settings.work_dir
     if base is not None:
-        base.mkdir(parents=True, exist_ok=True)
+        _make(base)
     scratch = Path(tempfile.mkdtemp(prefix="comfyfn-", dir=base))
-    where = commands.folders(settings, kind, scratch)
-    for folder in (where.input, where.output, where.models):
-        if folder is None:
-            continue
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise BootFailed(
-                f"the folder {folder} cannot be made: {error.strerror}",
-                hint="check INPUT_DIR, OUTPUT_DIR, MODEL_DIR and COMFY_HOME",
-                blame="image",
-            ) from error
-    return Site(settings, kind, scratch, where)
+    site = Site(settings, kind, scratch, commands.folders(settings, kind, scratch))
+    try:
+        for folder in (site.folders.input, site.folders.output, site.folders.models):
+            if folder is not None:
+                _make(folder)
+    except BootFailed:
+        site.close()
+        raise
+    return site
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BootFailed(
+            f"the folder {folder} cannot be made: {error.strerror}",
+            hint="check WORK_DIR, INPUT_DIR, OUTPUT_DIR, MODEL_DIR and COMFY_HOME",
+            blame="image",
+        ) from error
 
 
 def launch(site: Site) -> EngineProcess:

@@ -17,6 +17,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from handler.engine.base import GraphRefused
 from handler.engine.frames import FrameStream
 from handler.engine.messages import loads
 from handler.errors import (
@@ -36,25 +37,6 @@ _JSON = {"Content-Type": "application/json"}
 _CHUNK_BYTES = 1 << 18
 _WS_TIMEOUT = aiohttp.ClientWSTimeout(ws_close=1.0)
 _BODY_HEAD_CHARS = 1000
-
-
-class GraphRefused(InvalidWorkflow):
-    """The engine's own check refused the graph.
-
-    Attributes:
-        engine_status: the engine's HTTP status, 400.
-        error: ComfyUI's `{"type", "message", "details", "extra_info"}`.
-        node_errors: ComfyUI's faults by node id, `{"errors": [...], "class_type", ...}`.
-    """
-
-    def __init__(self, status: int, error: dict[str, Any], node_errors: dict[str, Any]) -> None:
-        super().__init__(
-            str(error.get("message") or "The engine refused the graph"),
-            details={"error": error, "node_errors": node_errors},
-        )
-        self.engine_status = status
-        self.error = error
-        self.node_errors = node_errors
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ log = logging.getLogger("comfyfn.engine")
 
 BOOT_POLL_S = 0.02
 ANSWER_LIMIT_S = 5.0
-ATTACHED_POLL_S = 1.0
+ATTACHED_POLL_S = 0.2
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
 # How ComfyUI's log tells of each node pack.
 IMPORT_TIME = re.compile(r"^\s*([\d.]+) seconds( \(IMPORT FAILED\))?:\s+(\S.*)$")
@@ -139,7 +139,8 @@ class ComfyEngine:
                 if not error.retryable or self._over_budget():
                     self._give_up(error)
                     raise
-            await asyncio.sleep(BACKOFF_S[min(self._failures, len(BACKOFF_S)) - 1])
+            # A run that ends in the same moment may have set the count back already.
+            await asyncio.sleep(BACKOFF_S[min(max(self._failures, 1), len(BACKOFF_S)) - 1])
 
     async def _until_gone(self) -> None:
         if self._site.kind != "attached":

@@ -41,7 +41,7 @@ Script = Callable[[EnginePrompt, EngineFiles], AsyncIterator[EngineEvent]]
 END_TYPES = (Succeeded, Failed, Interrupted, Gone)
 ENDED_FOR_GOOD = (EngineState.FAILED, EngineState.STOPPED)
 PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEklEQVR4nGNQ8C3AihiGlgQAT3I+gYs5V1wAAAAA"
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAICAIAAABLbSncAAAAEUlEQVR42mMwTjuDFTEMLQkAuYZZQW4mhPwAAAAA"
     "SUVORK5CYII="
 )
 """A PNG of 8 by 8 pixels."""
@@ -125,6 +125,7 @@ class MemoryEngine:
         self.files = EngineFiles(folders, ComfyClient("http://127.0.0.1:1", client_id="memory"))
         self.script = script
         self.boot_error: HandlerError | None = None
+        self._error: HandlerError | None = None
         self.stubborn = False
         self.prompts: list[EnginePrompt] = []
         self.cancelled: list[str] = []
@@ -164,8 +165,8 @@ class MemoryEngine:
 
     @property
     def boot_report(self) -> dict[str, Any]:
-        """Phases with nothing in them."""
-        return {"phases": {}}
+        """Phases with nothing in them, and why it was given up."""
+        return {"phases": {}, **({"error": self._error.envelope()} if self._error else {})}
 
     def prepare(self, on_state: OnState, warm_up: WarmUp) -> None:
         """Set who is told of state changes, and what runs after each boot before READY."""
@@ -182,6 +183,7 @@ class MemoryEngine:
                 raise self.boot_error
             await self._warm_up()
         except HandlerError as error:
+            self._error = error
             self.enter(EngineState.FAILED, str(error))
             raise
         self.enter(EngineState.READY, None)

@@ -28,8 +28,9 @@ LOG_KEPT_LINES = 500
 LOG_TAIL_LINES = 60
 TERMINATE_GRACE_S = 3.0
 # Holds the read end of a pipe whose write end only the server has: when the server is gone, even
-# by kill -9, the pipe closes and the engine's whole process group is killed.
-WATCHDOG = 'read _ <&0; kill -KILL -- "-$1" 2>/dev/null'
+# by kill -9, the pipe closes and the engine's whole process group is killed. (No `--` before the
+# group: dash, Debian's /bin/sh, takes it for a number.)
+WATCHDOG = 'read _ <&0; kill -KILL "-$1" 2>/dev/null'
 
 
 def check_port_free(port: int) -> None:
@@ -149,11 +150,12 @@ class EngineProcess:
 
     def _pump_log(self) -> None:
         assert self._process.stdout is not None
-        for raw in self._process.stdout:
-            line = raw.decode(errors="replace").rstrip()
-            if line:
-                self.tail.append(line)
-                log.info("engine | %s", line)
+        with self._process.stdout as lines:
+            for raw in lines:
+                line = raw.decode(errors="replace").rstrip()
+                if line:
+                    self.tail.append(line)
+                    log.info("engine | %s", line)
 
     def _wait(self) -> None:
         code = self._process.wait()

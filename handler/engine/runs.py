@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from handler.engine.base import EnginePrompt, NeverStarted, OnEvent
-from handler.engine.client import ComfyClient, GraphRefused
+from handler.engine.base import EnginePrompt, GraphRefused, NeverStarted, OnEvent
 from handler.engine.events import End, EngineEvent, Failed, Gone, Interrupted, Started, Succeeded
 from handler.engine.execution import Execution
+from handler.engine.messages import FeatureFlags, Status, Unknown
 from handler.engine.socket import EngineSocket
 from handler.errors import (
     EngineDied,
@@ -28,11 +29,13 @@ from handler.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from handler.engine.client import ComfyClient
     from handler.engine.messages import Message
 
 log = logging.getLogger("comfyfn.engine")
 
 LOOK_LIMIT_S = 5.0
+SHORTEST_LOOK_S = 0.5
 # A run that says nothing is looked up this often; ComfyUI answers in a millisecond.
 SILENCE_S = 3.0
 DISCONNECTED_POLL_S = 0.5
@@ -41,12 +44,15 @@ RECOVERY_S = 5.0
 FORGET_BATCH = 16
 FORGET_AFTER_S = 1.0
 END_TYPES = (Succeeded, Failed, Interrupted, Gone)
+# They come without any work being done, from monitors of node packs for example.
+NO_ACTIVITY = (Status, FeatureFlags, Unknown)
 
 
 class _Run:
     """One prompt.
 
     Attributes:
+        sent: the engine may have the prompt; False where nothing listened.
         submitted: the engine has answered that it took the prompt.
         began: the engine was seen to run it.
         misses: looks at the queue in a row that got no answer.
@@ -56,6 +62,7 @@ class _Run:
         self.execution = Execution(prompt.prompt_id, prompt.graph.keys())
         self.on_event = on_event
         self.done: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self.sent = True
         self.submitted = False
         self.began = False
         self.misses = 0
@@ -63,10 +70,12 @@ class _Run:
     def take(self, events: list[EngineEvent]) -> None:
         """Hand events on; the end settles the run."""
         for event in events:
-            if isinstance(event, Started):
-                if self.began:
-                    continue
+            if isinstance(event, Started) and self.began:
+                continue
+            if not self.began and not isinstance(event, Gone):
                 self.began = True
+                if not isinstance(event, Started):  # known from history alone
+                    self.on_event(Started(int(time.time() * 1000)))
             self.on_event(event)
             if isinstance(event, END_TYPES) and not self.done.done():
                 self.done.set_result(event)
@@ -101,6 +110,8 @@ class Runs:
         self._restart = restart
         self._runs: dict[str, _Run] = {}
         self._last_activity = time.monotonic()
+        # Prompts that stalled: nobody waits for them any more, but the engine still has them.
+        self._stuck: set[str] = set()
         self._tasks: set[asyncio.Future[Any]] = set()
         self._forget: list[str] = []
         self._forget_timer: asyncio.TimerHandle | None = None
@@ -113,7 +124,6 @@ class Runs:
         """Run one prompt; see `Engine.run`."""
         run = _Run(prompt, on_event)
         self._runs[prompt.prompt_id] = run
-        self._last_activity = time.monotonic()
         try:
             await self._submit(prompt, run)
             end = await self._follow(prompt, run)
@@ -133,8 +143,11 @@ class Runs:
 
     def fail_all(self, why: str) -> None:
         """End all runs: the engine is gone. Those it had not begun may be handed in again."""
+        first = self._first()
+        self._stuck.clear()
         for run in list(self._runs.values()):
-            kind = EngineDied if run.began else NeverStarted
+            lost = run.sent and (run.began or run is first)
+            kind = EngineDied if lost else NeverStarted
             run.fail(
                 kind(
                     why,
@@ -142,6 +155,12 @@ class Runs:
                     hint="send it again; if it happens again, the graph may need more memory",
                 )
             )
+
+    def _first(self) -> _Run | None:
+        """Give the run that the engine works on or takes next: it keeps the order of submits."""
+        if self._stuck:
+            return None
+        return next((run for run in self._runs.values() if not run.done.done()), None)
 
     async def close(self) -> None:
         """End what works in the background."""
@@ -161,8 +180,9 @@ class Runs:
         else:
             run = self._runs.get(prompt_id)
             runs = [run] if run is not None else []
-        for run in runs:
+        if runs and not isinstance(message, NO_ACTIVITY):
             self._last_activity = time.monotonic()
+        for run in runs:
             run.take(run.execution.feed(message))
             if run.submitted and run.execution.needs_history:
                 self._spawn(self._look_up(run))
@@ -175,11 +195,11 @@ class Runs:
             if run.submitted:
                 self._spawn(self._look_up(run))
 
-    async def _look_up(self, run: _Run) -> None:
+    async def _look_up(self, run: _Run, limit_s: float = LOOK_LIMIT_S) -> None:
         """Ask `/queue`, then `/history`: in this order an ended run is never missed."""
         prompt_id, before = run.execution.prompt_id, run.execution.reconnects
         try:
-            async with asyncio.timeout(LOOK_LIMIT_S):
+            async with asyncio.timeout(limit_s):
                 queue = await self._client.queue()
                 entry = await self._client.history(prompt_id)
         except (HandlerError, TimeoutError):
@@ -203,14 +223,17 @@ class Runs:
 
     async def _submit(self, prompt: EnginePrompt, run: _Run) -> None:
         try:
-            node_errors = await self._client.submit(
-                prompt.prompt_id, prompt.graph, prompt.extra_data
-            )
+            async with asyncio.timeout(prompt.no_progress_s or None):
+                node_errors = await self._client.submit(
+                    prompt.prompt_id, prompt.graph, prompt.extra_data
+                )
+        except (TimeoutError, Stalled) as error:
+            raise self._stalled(prompt, run, "the engine does not take the prompt") from error
         except EngineDied as error:
             # The answer was lost; whether the prompt was, the queue tells.
-            if self._alive() is not False:
-                await self._look_up(run)
-            if self._alive() is False or (run.done.done() and not run.began):
+            run.sent = not _is_refused(error)
+            await self._look_up(run)
+            if _is_gone(run):
                 raise NeverStarted(error.message, log_tail=self._log_tail()) from error
             node_errors = {}
         run.submitted = True
@@ -224,30 +247,47 @@ class Runs:
 
     async def _follow(self, prompt: EnginePrompt, run: _Run) -> End:
         limit_s = prompt.no_progress_s
+        first_since = time.monotonic()
         while True:
             wait_s = SILENCE_S if self.socket.connected else DISCONNECTED_POLL_S
             if limit_s:
                 wait_s = min(wait_s, max(limit_s / 4, 0.05))
             if await _settled(run.done, wait_s):
-                return run.done.result()
-            silence_s = time.monotonic() - self._last_activity
-            if silence_s < wait_s:
+                break
+            now = time.monotonic()
+            if run is not self._first():
+                first_since = now  # who waits behind another run is not silent
+            silent_since = max(self._last_activity, first_since)
+            if now - self._last_activity < wait_s:
                 continue
             was_connected = self.socket.connected
-            await self._look_up(run)
+            left_s = max(SHORTEST_LOOK_S, silent_since + limit_s - now) if limit_s else LOOK_LIMIT_S
+            await self._look_up(run, min(left_s, LOOK_LIMIT_S))
+            silent_s = time.monotonic() - max(self._last_activity, silent_since)
             if run.done.done():
                 if was_connected and not run.done.exception():
                     log.warning("the engine's WebSocket was silent about a run that ended")
                     self.socket.reconnect()
-            elif limit_s and silence_s > limit_s:
-                self._spawn(self._recover(prompt.prompt_id))
-                raise Stalled(
-                    f"no progress for {silence_s:.1f} s (limit {limit_s:g} s)",
-                    hint="raise NO_PROGRESS_TIMEOUT_S or timeouts.no_progress_s for slow nodes",
-                    log_tail=self._log_tail(),
-                )
+            elif limit_s and silent_s >= limit_s:
+                raise self._stalled(prompt, run, f"no progress for {silent_s:.1f} s")
+        if _is_gone(run) and not run.sent:
+            raise NeverStarted("the engine ended before it took the prompt")
+        return run.done.result()
 
-    async def _recover(self, prompt_id: str) -> None:
+    def _stalled(self, prompt: EnginePrompt, run: _Run, what: str) -> Stalled:
+        # Only the run that is at work may cost the engine: others are not to suffer for one
+        # caller's short limit.
+        restart = run is self._first()
+        if restart:
+            self._stuck.add(prompt.prompt_id)
+        self._spawn(self._recover(prompt.prompt_id, restart=restart))
+        return Stalled(
+            f"{what} (limit {prompt.no_progress_s:g} s)",
+            hint="raise NO_PROGRESS_TIMEOUT_S or timeouts.no_progress_s for slow nodes",
+            log_tail=self._log_tail(),
+        )
+
+    async def _recover(self, prompt_id: str, *, restart: bool) -> None:
         """Get an engine that stalled back: interrupt, else restart, so that the next job runs."""
         with contextlib.suppress(HandlerError, TimeoutError):
             async with asyncio.timeout(RECOVERY_S):
@@ -255,8 +295,12 @@ class Runs:
                 await self._client.interrupt(prompt_id)
                 while prompt_id in await self._client.queue():  # noqa: ASYNC110
                     await asyncio.sleep(0.2)  # the queue is another process's: no event to await
+                self._stuck.discard(prompt_id)
                 return
-        await self._restart(f"it did not react for {RECOVERY_S:g} s after a stalled run")
+        if restart:
+            await self._restart(f"it did not react for {RECOVERY_S:g} s after a stalled run")
+            if self._alive() is None:  # not ours to restart, so nothing will clear it
+                self._stuck.discard(prompt_id)
 
     # -- history ----------------------------------------------------------------------------------
 
@@ -283,3 +327,14 @@ class Runs:
 async def _settled(future: asyncio.Future[End], wait_s: float) -> bool:
     done, _ = await asyncio.wait((future,), timeout=wait_s)
     return bool(done)
+
+
+def _is_refused(error: EngineDied) -> bool:
+    """Tell whether nothing listened, so that nothing was sent."""
+    return getattr(error.__cause__, "errno", None) == errno.ECONNREFUSED
+
+
+def _is_gone(run: _Run) -> bool:
+    """Tell whether the engine knows nothing of the prompt, and nothing of it was seen."""
+    over = run.done.done() and run.done.exception() is None
+    return over and not run.began and isinstance(run.done.result(), Gone)

@@ -40,7 +40,8 @@ async def convert(collected: Collected, received: Received, parts: Parts) -> Col
         target.parent.mkdir()
         async with gate:
             await asyncio.to_thread(media.convert, Path(output.path), target, wanted)
-        return await read_output(target, output.node_id, collected.ran.graph, {"filename": name})
+        item = {"filename": name, "type": "temp" if output.temp else "output"}
+        return await read_output(target, output.node_id, collected.ran.graph, item)
 
     outputs = await asyncio.gather(*(one(i, o) for i, o in enumerate(collected.outputs)))
     return replace(collected, outputs=list(outputs))

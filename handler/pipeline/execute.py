@@ -55,7 +55,9 @@ class Recorder:
         view = self._meter.feed(event, now)
         if isinstance(event, Preview):
             self._preview(event, now)
-        elif now - self._told_progress >= PROGRESS_EVERY_S or isinstance(event, NodeStarted):
+        elif now - self._told_progress >= PROGRESS_EVERY_S or isinstance(
+            event, NodeStarted | Succeeded
+        ):
             self._told_progress = now
             self._job.progress = asdict(view)
             self._job.tell("progress", self._job.progress)

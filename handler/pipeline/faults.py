@@ -11,7 +11,7 @@ from handler.graph.check import check_graph
 from handler.graph.rewrite import node_title
 
 if TYPE_CHECKING:
-    from handler.engine.client import GraphRefused
+    from handler.engine.base import GraphRefused
     from handler.engine.events import Failed
     from handler.graph.object_info import ObjectInfo
     from handler.records import Graph

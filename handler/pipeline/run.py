@@ -25,13 +25,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("comfyfn.job")
 Execute = Callable[[Prepared], Awaitable[Ran]]
+Ready = Callable[[], Awaitable[None]]
 
 
-async def run_pipeline(received: Received, parts: Parts, execute: Execute) -> Answer:
+async def run_pipeline(
+    received: Received, parts: Parts, execute: Execute, ready: Ready | None = None
+) -> Answer:
     """Take a payload through all stages.
 
     Args:
         execute: queues the graph and runs it; the service's, which owns the engine's slots.
+        ready: waits for the engine's boot, which counts into the job's total time.
 
     Raises:
         HandlerError: the stage's own; TimedOut when the job's total time is over.
@@ -42,6 +46,9 @@ async def run_pipeline(received: Received, parts: Parts, execute: Execute) -> An
     began = time.monotonic()
     try:
         async with asyncio.timeout(total_s or None) as deadline:
+            if ready is not None:
+                await ready()
+                began = time.monotonic()
             validated = await validate(received, parts)
             job.enter(Phase.FETCHING)
             prepared = await fetch_inputs(validated, job, parts)

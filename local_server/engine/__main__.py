@@ -20,7 +20,10 @@ async def serve(config: EngineConfig) -> None:
     engine = Engine(config)
     await engine.start()
     logger.info("To see the GUI go to: http://%s:%d", config.listen[0], engine.port)
-    await asyncio.Event().wait()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await engine.stop()
 
 
 def main() -> None:

@@ -77,7 +77,7 @@ async def system_stats(request: web.Request) -> web.Response:  # noqa: ARG001 - 
         "os": os.name,
         "ram_total": total,
         "ram_free": free,
-        "comfyui_version": f"embedded-{_version()}",
+        "comfyui_version": f"embedded-{project_version()}",
         "required_frontend_version": None,
         "installed_templates_version": None,
         "required_templates_version": None,
@@ -89,9 +89,10 @@ async def system_stats(request: web.Request) -> web.Response:  # noqa: ARG001 - 
     return web.json_response({"system": system, "devices": [device]})
 
 
-def _version() -> str:
+def project_version(package: str = "comfyfn") -> str:
+    """Give the version of an installed package, `unknown` in a checkout that is not installed."""
     try:
-        return metadata.version("comfyfn")
+        return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "unknown"
 

@@ -56,8 +56,7 @@ class Schedule:
         """Let the nodes run that waited for this one."""
         del self._waits_for[node_id]
         for fed in self._feeds.pop(node_id, []):
-            if fed in self._waits_for:
-                self._waits_for[fed].discard(node_id)
+            self._waits_for[fed].discard(node_id)
 
     def _add(self, first: str) -> None:
         to_add = [first]

@@ -44,7 +44,7 @@ class Taps:
         for places, weights in zip(self.places, self.weights, strict=True):
             part = pixels.take(places, axis) * weights.reshape(shape)
             result = part if result is None else np.add(result, part, out=result)
-        assert result is not None  # noqa: S101 - there is always a tap
+        assert result is not None
         return result
 
 

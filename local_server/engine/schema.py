@@ -79,7 +79,8 @@ class Node:
             in that choices are not checked before the run.
         list_inputs: whether the node takes whole lists instead of being called for each item.
         list_outputs: whether the outputs are lists of items.
-        check: says what is wrong with the value of an input, or None; the inputs are `checked`.
+        checks: for an input, what says what is wrong with its value, or None; it stands in the
+            place of the check against limits and choices.
         fingerprint: gives a value that changes when the node must run again on the same inputs.
     """
 
@@ -98,8 +99,7 @@ class Node:
     experimental: bool = False
     list_inputs: bool = False
     list_outputs: bool = False
-    checked: tuple[str, ...] = ()
-    check: Callable[[Folders, Any], str | None] | None = None
+    checks: Mapping[str, Callable[[Folders, Any], str | None]] = field(default_factory=dict)
     fingerprint: Callable[[Folders, Mapping[str, Any]], Any] | None = None
 
     def __call__(self, call: Call, inputs: Mapping[str, Any]) -> Result:
@@ -108,11 +108,13 @@ class Node:
             return self.run(call=call, **inputs)
         return self.run(**inputs)
 
-    def spec(self, folders: Folders, name: str) -> tuple[Any, dict[str, Any]] | None:
-        """Give the type and the options of an input, None for one that the node does not have."""
-        found = self.required.get(name) or self.optional.get(name)
-        if found is None:
-            return None
+    def spec(self, folders: Folders, name: str) -> tuple[Any, dict[str, Any]]:
+        """Give the type, or the choices, and the options of an input.
+
+        Raises:
+            KeyError: the node has no such input.
+        """
+        found = self.required.get(name) or self.optional[name]
         kind, options = _resolved(found, folders)[0], found[1] if len(found) > 1 else {}
         return kind, options
 

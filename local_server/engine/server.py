@@ -125,6 +125,9 @@ async def post_prompt(request: web.Request) -> web.Response:
         refusal = {"error": verdict.error, "node_errors": verdict.node_errors}
         return web.json_response(refusal, status=400)
     extra = body.get("extra_data", {})
+    if not isinstance(extra, dict):
+        # ComfyUI accepts it, and its worker dies of it.
+        raise TypeError("extra_data is no object")
     if "client_id" in body:
         extra["client_id"] = body["client_id"]
     engine.queue.put((number, prompt_id, graph, extra, verdict.outputs))

@@ -174,7 +174,8 @@ class Sockets:
             targets = [self._connections[client_id]] if client_id in self._connections else []
         if not targets:
             return
-        frame = data.frame() if isinstance(data, Preview) else data
+        # Encoding a large picture takes long, and HTTP must stay responsive.
+        frame = await asyncio.to_thread(data.frame) if isinstance(data, Preview) else data
         frame = frame if isinstance(frame, bytes) else None
         text = "" if frame is not None else json.dumps({"type": event, "data": data})
         for socket in targets:

@@ -170,7 +170,7 @@ class _Validation:
 
     def _check_link(self, node: Node, name: str, link: list[Any], faults: list[Fault]) -> bool:
         """Check a link and the node it comes from; False if a node above is at fault."""
-        config = self._config(node, name)
+        config = node.spec(self.folders, name)
         if len(link) != 2:
             text = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
             told = {"input_name": name, "input_config": config, "received_value": link}
@@ -198,7 +198,7 @@ class _Validation:
     def _check_literal(
         self, node: Node, name: str, inputs: dict[str, Any], faults: list[Fault]
     ) -> None:
-        kind, options = config = self._config(node, name)
+        kind, options = config = node.spec(self.folders, name)
         value = inputs[name]
         told: dict[str, Any] = {"input_name": name, "input_config": config}
         if isinstance(value, dict) and "__value__" in value:
@@ -213,7 +213,7 @@ class _Validation:
             details = f"{name}, {value}, {problem}"
             faults.append(_error("invalid_input_type", text, details, **told))
             return
-        if name in node.checked:
+        if name in node.checks:
             return
         told["received_value"] = value
         if "min" in options and value < options["min"]:
@@ -230,26 +230,18 @@ class _Validation:
             faults.append(_error("value_not_in_list", "Value not in list", details, **told))
 
     def _check_by_node(self, node: Node, inputs: dict[str, Any], faults: list[Fault]) -> None:
-        for name in node.checked:
-            if node.check is None:
-                continue
+        for name, check in node.checks.items():
             if name not in inputs:
                 # ComfyUI calls the node's own check without it; the report is what comes of that.
                 text = f"{node.name}.VALIDATE_INPUTS() missing 1 required positional argument"
                 raise TypeError(f"{text}: '{name}'")
             # A link has no value before the run.
             value = None if is_link(inputs[name]) else inputs[name]
-            problem = node.check(self.folders, value)
+            problem = check(self.folders, value)
             if problem is not None:
                 text = "Custom validation failed for node"
                 details = f"{name} - {problem}"
                 faults.append(_error("custom_validation_failed", text, details, input_name=name))
-
-    def _config(self, node: Node, name: str) -> tuple[Any, dict[str, Any]]:
-        config = node.spec(self.folders, name)
-        if config is None:
-            raise KeyError(name)
-        return config
 
 
 def _raised(problem: Exception, *, inner: bool = False) -> Fault:

@@ -50,7 +50,7 @@ class Worker:
         try:
             ending = self._executor.run(item)
         except Exception:
-            # Only a graph that validation cannot see through comes here; the next one must run.
+            # A link of an unknown input to a missing node, say. ComfyUI's worker dies of it.
             logger.exception("the prompt %s cannot be run", item[1])
             ending = Ending({}, {}, succeeded=False, messages=[])
         self._queue.finish(ending)

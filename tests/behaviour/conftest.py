@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from behaviour.file_server import FileServer
 from behaviour.lone_engine import LoneEngine
 from behaviour.proxy import Proxy
 from live import LiveServer, live_server
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 BOTH = [
     pytest.param("embedded"),

@@ -7,14 +7,17 @@ import io
 import socket
 import threading
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import orjson
-from live import LiveServer
 from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from live import LiveServer
 
 ENVELOPE = {
     *("error", "location", "code", "blame", "retryable", "node_id", "node_title", "class_type"),
@@ -65,6 +68,11 @@ def begin(server: LiveServer, job_id: str, graph: dict[str, Any], **keys: Any) -
     known = lambda: answer.done() or server.get(f"/jobs/{job_id}").status_code == 200  # noqa: E731
     wait_until(f"job {job_id} is known", known)
     return answer
+
+
+def assert_no_files_left(server: LiveServer, limit_s: float = 5.0) -> None:
+    """Make sure that jobs leave no files; the last ones go just after their answer is sent."""
+    wait_until("no files are left", lambda: not server.left_files(), limit_s)
 
 
 def picture_of(response: httpx.Response, index: int = 0) -> Image.Image:

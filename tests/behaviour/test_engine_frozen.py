@@ -5,10 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from typing import TYPE_CHECKING
 
+import pytest
 from behaviour.driving import assert_error, assert_picture, begin, wait_phase
 from behaviour.graphs import fresh_color, picture, silent, slow
-from live import LiveServer
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 LIMIT_S = 1.0
 
@@ -46,9 +50,12 @@ def test_engine_that_froze_before_the_job_came_is_told_at_the_limit(
     assert_picture(hard_server.prompt(picture(color=color)), color)
 
 
-def test_node_that_hangs_is_told_at_the_limit_and_jobs_behind_it_run(start_server) -> None:
+@pytest.mark.parametrize("hard_server", ["embedded"], indirect=True)
+def test_node_that_hangs_is_told_at_the_limit_and_jobs_behind_it_run(
+    hard_server: LiveServer,
+) -> None:
     """Who waits behind a stalled run is not failed with it."""
-    server = start_server()
+    server = hard_server
     stuck = begin(server, "stuck", silent(60), timeouts={"no_progress_s": LIMIT_S})
     wait_phase(server, "stuck", "running")
     color = fresh_color()
@@ -57,6 +64,35 @@ def test_node_that_hangs_is_told_at_the_limit_and_jobs_behind_it_run(start_serve
     assert_error(stuck.result(10), 504, "stalled")
     assert time.monotonic() - begun < LIMIT_S + 1.5
     assert_picture(behind.result(30), color)
+
+
+@pytest.mark.parametrize("hard_server", ["embedded"], indirect=True)
+def test_jobs_that_come_and_go_behind_a_hung_one_do_not_keep_it_alive(
+    hard_server: LiveServer,
+) -> None:
+    """Silence is of the run, not of the engine: traffic around it is no progress."""
+    server = hard_server
+    hung = begin(server, "hung", silent(60), timeouts={"no_progress_s": 1.5})
+    wait_phase(server, "hung", "running")
+    begun = time.monotonic()
+    while not hung.done():
+        answer = server.prompt(picture(), timeouts={"queue_s": 0.3})
+        assert answer.status_code in {200, 503}
+        assert time.monotonic() - begun < 5
+    assert_error(hung.result(), 504, "stalled")
+
+
+@pytest.mark.parametrize("hard_server", ["embedded"], indirect=True)
+def test_short_limit_of_one_caller_does_not_cost_another_its_run(hard_server: LiveServer) -> None:
+    """Who waits behind a run that is allowed its silence waits, whatever limit is its own."""
+    server = hard_server
+    color, behind_color = fresh_color(), fresh_color()
+    long = begin(server, "long", silent(1.5, color))
+    wait_phase(server, "long", "running")
+    graph = picture(color=behind_color)
+    behind = begin(server, "impatient", graph, timeouts={"no_progress_s": 0.5})
+    assert_picture(long.result(20), color)
+    assert_picture(behind.result(20), behind_color)
 
 
 def test_slow_node_that_tells_its_steps_is_not_stalled(server: LiveServer) -> None:

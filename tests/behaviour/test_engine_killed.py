@@ -49,11 +49,12 @@ def test_prompt_that_only_waited_in_the_engine_is_handed_in_again(hard_server: L
 
 
 @pytest.mark.parametrize("code", [0, 1])
+@pytest.mark.parametrize("hard_server", ["embedded"], indirect=True)
 def test_engine_that_exits_by_itself_is_an_engine_that_died(
-    start_server, code: int, tmp_path
+    hard_server: LiveServer, code: int
 ) -> None:
     """Exit status 0 in the middle of a run is no better than any other."""
-    server = start_server()
+    server = hard_server
     body = assert_error(server.prompt(fault("TestExit", code=code)), 502, "engine_died")
     assert f"exited with code {code}" in body["error"]
     color = fresh_color()

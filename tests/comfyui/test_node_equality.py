@@ -8,16 +8,20 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import numpy as np
 import pytest
 from PIL import Image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Cases = Iterator[tuple[str, dict[str, Any]]]
 
 HOME = os.environ.get("COMFY_HOME")
 PYTHON = os.environ.get("COMFY_PYTHON", sys.executable)
@@ -54,8 +58,8 @@ MASK_NODES = (
 )
 
 
-def cases() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give every node with the inputs it is run on."""
+def loaders() -> Cases:
+    """Nodes that read files."""
     for name in ("random.png", "random_alpha.png", "palette.gif", "rotated.jpg", "grey16.png"):
         yield "LoadImage", {"image": name}
     for channel in CHANNELS:
@@ -63,8 +67,16 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "ImageToMask", {"image": CLEAR, "channel": channel}
     yield "LoadImageOutput", {"image": "random.png [input]"}
     yield "EmptyImage", {"width": 33, "height": 17, "batch_size": 2, "color": 0x12AB9F}
+
+
+def scales() -> Cases:
+    """Nodes that resize."""
     for method in METHODS:
-        for width, height, crop in ((64, 0, "disabled"), (31, 90, "center"), (200, 150, "disabled")):
+        for width, height, crop in (
+            (64, 0, "disabled"),
+            (31, 90, "center"),
+            (200, 150, "disabled"),
+        ):
             size = {"width": width, "height": height, "crop": crop}
             yield "ImageScale", {"image": IMAGE, "upscale_method": method, **size}
         for factor in (0.37, 1.0, 2.6):
@@ -73,6 +85,10 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
             "ImageScaleToTotalPixels",
             {"image": IMAGE, "upscale_method": method, "megapixels": 0.03},
         )
+
+
+def moves() -> Cases:
+    """Nodes that move pixels around."""
     for width, height, x, y in ((20, 10, 5, 7), (500, 500, 30, 20), (8, 8, 4000, 4000)):
         yield "ImageCrop", {"image": IMAGE, "width": width, "height": height, "x": x, "y": y}
     yield "ImageInvert", {"image": IMAGE}
@@ -82,6 +98,10 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "RebatchImages", {"images": BATCH, "batch_size": 2}
     for feathering in (0, 9, 4000):
         yield "ImagePadForOutpaint", {"image": IMAGE, "feathering": feathering, **PADS}
+
+
+def effects() -> Cases:
+    """Nodes that change colours."""
     for mode in BLENDS:
         for second in (OTHER, CLEAR):
             inputs = {"image1": IMAGE, "image2": second, "blend_factor": 0.6, "blend_mode": mode}
@@ -92,6 +112,10 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
         yield "ImageSharpen", sharpen
     for dither in DITHERS:
         yield "ImageQuantize", {"image": IMAGE, "colors": 7, "dither": dither}
+
+
+def composites() -> Cases:
+    """Nodes that put pictures together."""
     for x, y, resize, mask in ((3, 5, False, None), (60, 40, False, MASK), (0, 0, True, MASK)):
         inputs = {"destination": IMAGE, "source": OTHER, "x": x, "y": y, "resize_source": resize}
         yield "ImageCompositeMasked", inputs if mask is None else {**inputs, "mask": mask}
@@ -116,6 +140,10 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
                 {"image1": IMAGE, "image2": second, "spacing_width": 3, **stitch},
             )
     yield "GetImageSize", {"image": IMAGE}
+
+
+def masks() -> Cases:
+    """Nodes for masks."""
     yield "MaskToImage", {"mask": MASK}
     yield "ImageColorToMask", {"image": ["flat", 0], "color": 0x12AB9F}
     yield "SolidMask", {"value": 0.3, "width": 20, "height": 10}
@@ -133,6 +161,10 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "JoinImageWithAlpha", {"image": IMAGE, "alpha": MASK}
     yield "JoinImageWithAlpha", {"image": IMAGE, "alpha": OTHER_MASK}
     yield "SplitImageWithAlpha", {"image": ["joined", 0]}
+
+
+def savers() -> Cases:
+    """Nodes that save, and plain values."""
     yield "SaveImage", {"images": BATCH, "filename_prefix": "saved"}
     yield "PreviewImage", {"images": CLEAR}
     for lossless in (True, False):
@@ -148,7 +180,8 @@ def cases() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "StringConcatenate", {"string_a": "a", "string_b": "b", "delimiter": "--"}
 
 
-CASES = list(cases())
+GROUPS = (loaders, scales, moves, effects, composites, masks, savers)
+CASES = [case for group in GROUPS for case in group()]
 SOURCES: dict[str, Any] = {
     "a": {"class_type": "LoadImage", "inputs": {"image": "random.png"}},
     "b": {"class_type": "LoadImage", "inputs": {"image": "other.png"}},
@@ -213,7 +246,7 @@ class Server:
         raise TimeoutError(prompt_id)
 
     def shown(self, entry: dict[str, Any]) -> dict[str, list[Any]]:
-        """Fetch what a run shows, by node: pictures as arrays of their frames, texts as they are."""
+        """Fetch what a run shows by node: pictures as arrays of frames, texts as they are."""
         return {
             node_id: [self._fetched(item) for item in ui.get("images", ui.get("text", []))]
             for node_id, ui in entry["outputs"].items()
@@ -310,9 +343,7 @@ def make_inputs(folder: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
-def test_every_node_gives_what_comfyui_gives(
-    seed: int, comfyui: Server, embedded: Server
-) -> None:
+def test_every_node_gives_what_comfyui_gives(seed: int, comfyui: Server, embedded: Server) -> None:
     """Each node's outputs differ from ComfyUI's by at most 1/255 on average."""
     make_inputs(comfyui.input_dir, seed)
     make_inputs(embedded.input_dir, seed)

@@ -7,7 +7,7 @@ import socket
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,7 +55,7 @@ def file_server() -> Iterator[FileServer]:
     files = FileServer(0)
 
     class Answers(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - named by the standard library
+        def do_GET(self) -> None:
             files.asked.append((self.path, dict(self.headers)))
             missing = Page(404, {"Content-Type": "text/plain"}, b"no such file")
             page = files.pages.get(self.path.partition("?")[0], missing)
@@ -65,7 +65,7 @@ def file_server() -> Iterator[FileServer]:
             self.end_headers()
             self.wfile.write(page.body)
 
-        def log_message(self, format: str, *args: object) -> None:
+        def log_message(self, *_: object) -> None:
             """Say nothing."""
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Answers) as http:
@@ -98,7 +98,7 @@ class Trap:
         connection.close()
         return True
 
-    def __enter__(self) -> Trap:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

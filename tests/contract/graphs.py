@@ -140,10 +140,7 @@ def files(body: dict[str, Any]) -> list[bytes]:
 
 def pictures(body: dict[str, Any]) -> list[Image.Image]:
     """Give the decoded pictures of an answer; a file that is broken fails here."""
-    opened = [Image.open(io.BytesIO(content)) for content in files(body)]
-    for picture in opened:
-        picture.load()
-    return opened
+    return [picture_of(content) for content in files(body)]
 
 
 def picture_of(content: bytes) -> Image.Image:

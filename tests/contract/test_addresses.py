@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import socket
 import time
+from typing import TYPE_CHECKING
 
 import pytest
 from contract.file_server import FileServer, Trap
 from contract.graphs import inverted, refused
-from live import LiveServer
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 PRIVATE = [
     "http://169.254.169.254/latest/meta-data/",

@@ -7,10 +7,11 @@ import wave
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import pytest
+from contract.disk import assert_nothing_new, files_below
 from contract.file_server import FileServer
 from contract.graphs import (
     assert_same_pixels,
@@ -27,8 +28,10 @@ from contract.graphs import (
     save,
     tone,
 )
-from live import LiveServer
 from PIL import Image
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 PNG = encoded(photo())
 SMALL_JPEG = encoded(photo(16, 12), "JPEG", quality=60)
@@ -136,12 +139,12 @@ def test_a_stored_name_is_seen_the_moment_it_is_there(server: LiveServer) -> Non
 def test_a_stored_file_stays(server: LiveServer) -> None:
     """What the operator stored is not removed with the job, what the job brought is."""
     (server.input / "stays.png").write_bytes(PNG)
-    before = set(server.input.rglob("*"))
+    before = files_below(server.home)
 
     fine(server.prompt(inverted("stays.png")))
     fine(server.prompt(inverted(data_uri(PNG))))
 
-    assert set(server.input.rglob("*")) == before
+    assert_nothing_new(before, server.home)
 
 
 def test_the_same_url_is_fetched_anew(server: LiveServer, source: FileServer) -> None:

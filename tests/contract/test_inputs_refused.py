@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from contract.disk import assert_nothing_new, files_below
 from contract.file_server import FileServer
 from contract.graphs import data_uri, encoded, inverted, photo, plain, refused, save, tone
-from live import LiveServer
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 LOGIN_PAGE = b"<!doctype html><html><head><title>Log in</title></head><body>Who?</body></html>"
 PNG = encoded(photo())
@@ -176,7 +179,7 @@ def test_malformed_values_are_refused(server: LiveServer, value: str) -> None:
 
 def test_a_refused_job_leaves_nothing(server: LiveServer, source: FileServer) -> None:
     """What was fetched before the fault is removed with the job, and other jobs go on."""
-    before = set(server.input.rglob("*"))
+    before = files_below(server.home)
     graph = inverted(data_uri(PNG))
     bad = source.put("/login", LOGIN_PAGE, "text/html")
     graph["4"] = {"class_type": "LoadImage", "inputs": {"image": bad}}
@@ -185,5 +188,5 @@ def test_a_refused_job_leaves_nothing(server: LiveServer, source: FileServer) ->
     body = refused(server.prompt(graph), 400, "input_failed")
 
     assert_names_the_input(body, node_id="4")
-    assert set(server.input.rglob("*")) == before
+    assert_nothing_new(before, server.home)
     assert server.prompt(plain()).status_code == 200

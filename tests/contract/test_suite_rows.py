@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from contract.graphs import (
@@ -19,7 +19,9 @@ from contract.graphs import (
     recorded,
     save,
 )
-from live import LiveServer
+
+if TYPE_CHECKING:
+    from live import LiveServer
 
 CHECKPOINT = "random_sd15.safetensors"
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from handler.errors import EngineDied, JobCancelled
-from handler.job import EVENTS_KEPT, Job, JobBoard, JobEvent, Phase
+from handler.job import EVENTS_KEPT, FRESH_JOBS, RECORD_TEXT_CHARS, Job, JobBoard, JobEvent, Phase
 from handler.records import Output
 
 ENDS = [Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED]
@@ -121,6 +121,47 @@ async def test_a_slow_follower_loses_the_oldest_only():
 
     numbers = [e.seq for e in await all_of(job)]
     assert numbers == list(range(12, EVENTS_KEPT + 12))
+
+
+async def test_only_the_newest_preview_is_kept():
+    """Pictures are large, and older ones are no news."""
+    job = a_job()
+    for number in range(3):
+        job.tell("preview", {"number": number})
+        job.tell("output", {})
+    job.enter(Phase.SUCCEEDED)
+
+    assert [e.type for e in await all_of(job)] == [
+        *("output", "output", "preview", "output", "succeeded")
+    ]
+
+
+def test_a_record_keeps_the_beginning_of_long_texts():
+    """The answer has them whole; the record lives for an hour."""
+    job = a_job()
+    text = "x" * (RECORD_TEXT_CHARS + 1)
+    short = Output("1", "t", "text", "text/plain", "1.txt", 1, "00", text="x")
+    long = Output("2", "t", "text", "text/plain", "2.txt", len(text), "00", text=text)
+    job.succeed([short, long])
+
+    assert job.phase is Phase.SUCCEEDED
+    assert [output.text for output in job.outputs] == ["x", text[:-1]]
+    assert job.outputs[0] is short
+
+
+async def test_finished_jobs_that_are_not_fresh_keep_no_steps():
+    """Hundreds of records stay small; what happened is still told."""
+    board, jobs = JobBoard(3600), [a_job(f"j{number}") for number in range(FRESH_JOBS + 1)]
+    for job in jobs[:-1]:
+        board.add(job)
+        job.tell("progress", {})
+        job.tell("output", {})
+        job.enter(Phase.SUCCEEDED)
+    assert len(await all_of(jobs[0])) == 3
+    board.add(jobs[-1])
+
+    assert [e.type for e in await all_of(jobs[0])] == ["output", "succeeded"]
+    assert len(await all_of(jobs[1])) == 3
 
 
 def test_waiting_means_the_engine_is_still_ahead():

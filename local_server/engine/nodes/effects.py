@@ -24,13 +24,14 @@ DITHERS = ("none", "floyd-steinberg", "bayer-2", "bayer-4", "bayer-8", "bayer-16
 
 
 def same_channels(first: Pixels, second: Pixels) -> tuple[Pixels, Pixels]:
-    """Bring two batches to the first one's channels; a missing alpha of the first is added."""
-    if first.shape[-1] < second.shape[-1]:
-        return first, second[..., : first.shape[-1]]
+    """Cut the second batch to the first one's channels.
+
+    Raises:
+        ValueError: the first has more channels; ComfyUI's nodes fail on that, too.
+    """
     if first.shape[-1] > second.shape[-1]:
-        first = np.pad(first, ((0, 0), (0, 0), (0, 0), (0, 1)))
-        first[..., -1] = 1
-    return first, second
+        raise ValueError("the first picture has an alpha channel and the second has none")
+    return first, second[..., : first.shape[-1]]
 
 
 @node(

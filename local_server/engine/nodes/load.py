@@ -35,15 +35,22 @@ def _content(folders: Folders, inputs: Mapping[str, Any]) -> str:
 def _open(path: Path) -> Image.Image:
     """Open a picture; one that is cut off at its end is read as far as it goes."""
     try:
-        picture = Image.open(path)
-        picture.load()
+        return _loaded(path)
     except (OSError, ValueError):
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
-            picture = Image.open(path)
-            picture.load()
+            return _loaded(path)
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def _loaded(path: Path) -> Image.Image:
+    picture = Image.open(path)
+    try:
+        picture.load()
+    except BaseException:
+        picture.close()
+        raise
     return picture
 
 
@@ -67,19 +74,19 @@ def _mask(picture: Image.Image) -> Pixels:
 
 def read(path: Path) -> tuple[Pixels, Pixels]:
     """Read a file's frames of the first one's size as a batch of pictures and their masks."""
-    source = _open(path)
     frames: list[Pixels] = []
     masks: list[Pixels] = []
-    for frame in ImageSequence.Iterator(source):
-        upright = _upright(frame)
-        pixels = _unit(upright.convert("RGB"))
-        if frames and pixels.shape != frames[0].shape:
-            continue
-        frames.append(pixels)
-        masks.append(_mask(upright))
-    if source.format == "MPO":
-        # The further frames are other views of the same picture.
-        frames, masks = frames[:1], masks[:1]
+    with _open(path) as source:
+        for frame in ImageSequence.Iterator(source):
+            upright = _upright(frame)
+            pixels = _unit(upright.convert("RGB"))
+            if frames and pixels.shape != frames[0].shape:
+                continue
+            frames.append(pixels)
+            masks.append(_mask(upright))
+            if source.format == "MPO":
+                # The further frames are other views of the same picture.
+                break
     return np.stack(frames), np.stack(masks)
 
 
@@ -89,8 +96,7 @@ def read(path: Path) -> tuple[Pixels, Pixels]:
     display_name="Load Image",
     required={"image": [lambda folders: folders.input_images(), {"image_upload": True}]},
     outputs=("IMAGE", "MASK"),
-    checked=("image",),
-    check=_missing,
+    checks={"image": _missing},
     fingerprint=_content,
 )
 def load_image(call: Call, image: str) -> Result:
@@ -118,8 +124,7 @@ def load_image(call: Call, image: str) -> Result:
     },
     outputs=("IMAGE", "MASK"),
     experimental=True,
-    checked=("image",),
-    check=_missing,
+    checks={"image": _missing},
     fingerprint=_content,
 )
 def load_image_output(call: Call, image: str) -> Result:
@@ -136,13 +141,13 @@ def load_image_output(call: Call, image: str) -> Result:
         "channel": [["alpha", "red", "green", "blue"]],
     },
     outputs=("MASK",),
-    checked=("image",),
-    check=_missing,
+    checks={"image": _missing},
     fingerprint=_content,
 )
 def load_image_mask(call: Call, image: str, channel: str) -> Result:
     """Read one channel of a picture; alpha is turned around, so that transparent is 1."""
-    picture = _upright(_open(call.folders.annotated(image))).convert("RGBA")
+    with _open(call.folders.annotated(image)) as source:
+        picture = _upright(source).convert("RGBA")
     pixels = _unit(picture.getchannel(channel[0].upper()))
     return ((1 - pixels if channel == "alpha" else pixels)[np.newaxis],)
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from handler.engine.client import ComfyClient, GraphRefused
+from handler.engine.base import GraphRefused
+from handler.engine.client import ComfyClient
 from handler.engine.events import (
     Failed,
     Gone,

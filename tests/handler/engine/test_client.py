@@ -9,7 +9,8 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from handler.engine.client import ComfyClient, GraphRefused, QueueState
+from handler.engine.base import GraphRefused
+from handler.engine.client import ComfyClient, QueueState
 from handler.engine.messages import Status, parse
 from handler.engine.scripted import ScriptedEngine
 from handler.errors import (

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from handler.engine.base import GraphRefused
 from handler.engine.events import Failed
-from handler.pipeline.faults import execution_failed
+from handler.engine.memory import NODES
+from handler.graph.object_info import ObjectInfo
+from handler.pipeline.faults import execution_failed, graph_refused
 
 GRAPH = {"3": {"class_type": "KSampler", "inputs": {}, "_meta": {"title": "the sampler"}}}
 
@@ -56,3 +59,53 @@ def test_the_node_is_named():
 def test_a_node_that_only_the_engine_knows_has_no_title():
     """Nodes expand to others while the graph runs."""
     assert execution_failed(Failed("3.1", "X", "E", "m"), GRAPH).node_title is None
+
+
+NODE_ERRORS = {
+    "1": {
+        "errors": [
+            {"type": "t", "message": "Value too small", "details": "width"},
+            {"type": "t", "message": "Other", "details": ""},
+        ],
+        "class_type": "EmptyImage",
+    },
+    "2": {"errors": [], "class_type": "SaveImage"},
+}
+SIZED = {
+    "1": {"class_type": "EmptyImage", "inputs": {"width": 0, "height": 8}},
+    "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
+}
+
+
+def test_a_graph_that_the_engine_refused_is_told_with_our_doubts():
+    """Its words and ours; the place is where both point."""
+    told = GraphRefused(400, {"message": "Prompt outputs failed validation"}, NODE_ERRORS)
+    error = graph_refused(told, SIZED, ObjectInfo(NODES))
+
+    assert error.message == (
+        "Prompt outputs failed validation: node 1 (EmptyImage): Value too small: width, Other; "
+        "node 2 (SaveImage): "
+    )
+    assert (error.node_id, error.class_type) == ("1", "EmptyImage")
+    assert error.location == "prompt.1.inputs.width"
+    assert error.details["doubts"][0]["type"] == "value_smaller_than_min"
+    assert error.details["node_errors"] == NODE_ERRORS
+
+
+@pytest.mark.parametrize(
+    ("graph", "errors", "location"),
+    [
+        (SIZED, {}, "prompt.1.inputs.width"),
+        ({**SIZED, "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8}}},
+         {"9": {"errors": None}}, "prompt.9"),
+        ({**SIZED, "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8}}},
+         {}, "prompt"),
+    ],
+)  # fmt: skip
+def test_a_refusal_without_a_node_stands_where_it_can(graph, errors, location):
+    """Our doubt, the node that the engine named, or the whole graph."""
+    told = GraphRefused(400, {"message": "No", "details": "because"}, errors)
+    error = graph_refused(told, graph, ObjectInfo(NODES))
+
+    assert error.location == location
+    assert error.message == ("No: because" if not errors else "No: node 9 (None): ")

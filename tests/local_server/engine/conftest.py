@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import aiohttp
@@ -16,6 +15,9 @@ from yarl import URL
 
 from local_server.engine.config import EngineConfig
 from local_server.engine.engine import Engine
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 TIMEOUT_S = 20.0
 Message = dict[str, Any]
@@ -149,8 +151,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
     async def started(**changes: Any) -> Client:
         config = EngineConfig.below(tmp_path, test_faults=changes.pop("test_faults", True))
-        fields = {name: getattr(config, name) for name in EngineConfig.__slots__}
-        engine = Engine(EngineConfig(**{**fields, **changes}))
+        engine = Engine(replace(config, **changes))
         await engine.start()
         session = aiohttp.ClientSession(f"http://127.0.0.1:{engine.port}")
         clients.append(Client(engine, session))

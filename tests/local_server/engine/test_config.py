@@ -1,20 +1,23 @@
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from local_server.engine.config import EngineConfig, parse_arguments
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 
 def test_comfyuis_command_line_is_understood(tmp_path: Path) -> None:
     """The folders, the address and the limits are read from ComfyUI's flags."""
-    config = parse_arguments(
-        ["--port", "8190", "--listen", "127.0.0.1,::1", "--disable-metadata"]
-        + ["--input-directory", str(tmp_path / "in"), "--output-directory", str(tmp_path / "out")]
-        + ["--temp-directory", str(tmp_path), "--models-directory", str(tmp_path / "models")]
-        + ["--max-upload-size", "1.5", "--preview-method", "auto"]
-    )
+    folders = {"input": "in", "output": "out", "temp": "", "models": "models"}
+    flags = [f"--{kind}-directory={tmp_path / name}" for kind, name in folders.items()]
+    flags += ["--port", "8190", "--listen", "127.0.0.1,::1", "--disable-metadata"]
+    flags += ["--max-upload-size", "1.5", "--preview-method", "auto"]
+
+    config = parse_arguments(flags)
 
     assert config == EngineConfig(
         input_dir=tmp_path / "in",

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from local_server.engine.folders import MODEL_FOLDERS, Folders
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @pytest.fixture

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from local_server.engine.folders import Folders
 from local_server.engine.nodes import catalog
+from local_server.engine.schema import Node
 from local_server.engine.validate import Verdict, full_type_name, is_link, validate_prompt
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NODES = catalog(test_faults=True)
 EMPTY = {"width": 8, "height": 8, "batch_size": 1, "color": 0}
@@ -71,9 +74,9 @@ def fault_of(folders: Folders, tested: dict[str, Any]) -> dict[str, Any]:
         ),
         (node("ImageInvert", image=["e", 0, 0]), "bad_linked_input", "image"),
         (
-            node("ImageToMask", image=["e", 0], channel="red"),
-            None,
-            "",
+            node("JoinImageWithAlpha", image=["e", 0], alpha=["e", 0]),
+            "return_type_mismatch",
+            "alpha, received_type(IMAGE) mismatch input_type(MASK)",
         ),
         (
             node("LoadImage", image="gone.png"),
@@ -95,50 +98,36 @@ def fault_of(folders: Folders, tested: dict[str, Any]) -> dict[str, Any]:
     ],
 )
 def test_each_fault_has_comfyuis_word(
-    folders: Folders, tested: dict[str, Any], kind: str | None, details: str
+    folders: Folders, tested: dict[str, Any], kind: str, details: str
 ) -> None:
     """The type and the details of a fault are those that ComfyUI reports."""
-    if kind is None:
-        graph = {"e": node("EmptyImage", **EMPTY), "t": tested, "s": save("t")}
-        fault = verdict(folders, graph).node_errors["s"]["errors"][0]
-        assert fault["type"] == "return_type_mismatch"
-        assert fault["extra_info"]["received_type"] == "MASK"
-        return
     fault = fault_of(folders, tested)
 
     assert (fault["type"], fault["details"]) == (kind, details)
 
 
-def test_long_lists_of_choices_are_not_repeated(folders: Folders) -> None:
-    """With more than twenty choices only their number is told."""
-    for index in range(30):
-        (folders.input / f"{index:02}.png").touch()
-    graph = {
-        "m": node("LoadImageMask", image="here.png", channel="zzz"),
-        "t": node("MaskToImage", mask=["m", 0]),
-        "s": save("t"),
-    }
-    # LoadImageMask checks its file itself, so a choice of thirty must come from elsewhere.
-    from local_server.engine.schema import Node
-
-    many = Node(
-        name="Many",
-        run=lambda choice: (),
+def taking(kind: Any) -> dict[str, Node]:
+    """Give the nodes and an output node `T` that takes one value of some type."""
+    taker = Node(
+        name="T",
+        run=lambda value: (value,),
         category="",
         display_name=None,
         module="",
-        required={"choice": [[str(i) for i in range(21)]]},
+        required={"value": [kind]},
         output_node=True,
     )
-    found = validate_prompt(
-        {"n": node("Many", choice="x")}, {**NODES, "Many": many}, folders, None
-    )
-    fault = found.node_errors["n"]["errors"][0]
+    return {**NODES, "T": taker}
 
-    assert fault["details"] == "choice: 'x' not in (list of length 21)"
+
+def test_long_lists_of_choices_are_not_repeated(folders: Folders) -> None:
+    """With more than twenty choices only their number is told."""
+    many = taking([str(number) for number in range(21)])
+    found = validate_prompt({"t": node("T", value="x")}, many, folders, None)
+    [fault] = found.node_errors["t"]["errors"]
+
+    assert fault["details"] == "value: 'x' not in (list of length 21)"
     assert fault["extra_info"]["input_config"] is None
-    [short] = verdict(folders, graph).node_errors["m"]["errors"]
-    assert short["details"] == "channel: 'zzz' not in ['alpha', 'red', 'green', 'blue']"
 
 
 def test_choices_of_newer_nodes_are_not_checked(folders: Folders) -> None:
@@ -176,6 +165,16 @@ def test_one_good_output_is_enough(folders: Folders) -> None:
     assert found.error is None
     assert found.outputs == ["good", "worse"]
     assert found.node_errors["bad"]["errors"][0]["type"] == "exception_during_validation"
+
+
+def test_optional_inputs_may_be_missing(folders: Folders) -> None:
+    """Only required ones are asked for."""
+    place = {"x": 0, "y": 0, "resize_source": False}
+    paste = node("ImageCompositeMasked", destination=["e", 0], source=["e", 0], **place)
+
+    graph = {"e": node("EmptyImage", **EMPTY), "t": paste, "s": save("t")}
+
+    assert verdict(folders, graph) == Verdict(None, ["s"], {})
 
 
 def test_a_cycle_has_no_fault_of_its_own(folders: Folders) -> None:
@@ -246,28 +245,21 @@ def test_classes_are_named_with_their_module() -> None:
     assert full_type_name(Folders) == "local_server.engine.folders.Folders"
 
 
-def test_types_joined_by_commas_fit_if_they_share_one(folders: Folders) -> None:
-    """An input may take several types, and * takes and fits all."""
-    from local_server.engine.schema import Node
+@pytest.mark.parametrize(
+    ("kind", "fits"),
+    [
+        ("IMAGE", True),
+        ("MASK, IMAGE", True),
+        ("*", True),
+        ("MASK,LATENT", False),
+        (["a", "b"], False),
+    ],
+)
+def test_types_joined_by_commas_fit_if_they_share_one(
+    folders: Folders, kind: Any, fits: bool
+) -> None:
+    """An input may take several types, and * takes all."""
+    graph = {"e": node("EmptyImage", **EMPTY), "t": node("T", value=["e", 0])}
+    found = validate_prompt(graph, taking(kind), folders, None)
 
-    def taking(kind: Any) -> Node:
-        return Node(
-            name="T",
-            run=lambda value: (),
-            category="",
-            display_name=None,
-            module="",
-            required={"value": [kind]},
-            output_node=True,
-        )
-
-    def fits(kind: Any) -> bool:
-        graph = {"e": node("EmptyImage", **EMPTY), "t": node("T", value=["e", 0])}
-        found = validate_prompt(graph, {**NODES, "T": taking(kind)}, folders, None)
-        return found.error is None
-
-    assert fits("IMAGE")
-    assert fits("MASK, IMAGE")
-    assert fits("*")
-    assert not fits("MASK,LATENT")
-    assert not fits(["a", "b"])
+    assert (found.error is None) == fits

@@ -1,0 +1,242 @@
+"""From settings to a started process."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+from live import free_port
+
+from handler.engine.boot import launch, open_site
+from handler.errors import BootFailed
+from handler.settings import Settings
+
+GOOD = {
+    "torch": {"__version__": "2.6.0", "cuda": "12.4", "hip": None},
+    "gpu": {"driver_cuda": [12, 4], "devices": [{"name": "a GPU", "vram_bytes": 1 << 30}]},
+}
+BAD = {**GOOD, "gpu": {"error": "no driver is visible"}}
+NO_TORCH = {"torch": None, "gpu": {"error": "no driver is visible"}}
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A folder that looks like ComfyUI, with an interpreter that answers as it is told."""
+    home = tmp_path / "comfy"
+    (home / ".venv" / "bin").mkdir(parents=True)
+    (home / "main.py").touch()
+    return home
+
+
+def interpreter(home, found):
+    """Make the interpreter: the probe gets `found`, all else is printed and ends."""
+    python = home / ".venv" / "bin" / "python"
+    answer = json.dumps(found)
+    python.write_text(
+        f"#!/bin/sh\ncase $1 in *probe_gpu.py) echo '{answer}';; "
+        '*) for a; do echo "$a"; done; pwd;; esac\n'
+    )
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+
+
+def site_of(tmp_path, **env):
+    env = {"COMFYUI_PORT_HOST": str(free_port()), "WORK_DIR": str(tmp_path / "work"), **env}
+    return open_site(Settings.from_env(env), embedded_allowed=True)
+
+
+def printed(site):
+    """Launch, wait for the end, and give what the command printed."""
+    over = threading.Event()
+    process = launch(site)
+    process.watch(lambda _code: over.set())
+    assert over.wait(20)
+    process.stop()
+    return process.log_tail()
+
+
+def test_a_site_makes_its_folders_and_removes_its_scratch(tmp_path):
+    """Scratch is ours alone; inputs and outputs are the engine's and stay."""
+    site = site_of(
+        tmp_path,
+        INPUT_DIR=str(tmp_path / "a" / "in"),
+        OUTPUT_DIR=str(tmp_path / "out"),
+        MODEL_DIR=str(tmp_path / "models"),
+    )
+    assert site.kind == "embedded"
+    assert site.scratch.parent == tmp_path / "work"
+    assert all((tmp_path / name).is_dir() for name in ("a/in", "out", "models"))
+    other = site_of(tmp_path)
+    assert other.scratch != site.scratch
+
+    site.close()
+    other.close()
+    assert list((tmp_path / "work").iterdir()) == []
+    assert (tmp_path / "out").is_dir()
+
+
+def test_a_scratch_folder_without_a_place_of_its_own_is_a_temporary_one(tmp_path):
+    """WORK_DIR need not be set."""
+    settings = Settings(input_dir=tmp_path, output_dir=tmp_path, model_dir=tmp_path)
+    site = open_site(settings, embedded_allowed=True)
+
+    assert site.scratch.is_dir()
+    site.close()
+    assert not site.scratch.exists()
+
+
+@pytest.mark.parametrize("name", ["INPUT_DIR", "OUTPUT_DIR", "MODEL_DIR", "WORK_DIR"])
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path, name):
+    """It is named, and no scratch folder is left behind."""
+    (tmp_path / "file").touch()
+    bad = tmp_path / "file" / "folder"
+    with pytest.raises(BootFailed, match=str(bad)) as caught:
+        site_of(tmp_path, **{name: str(bad)})
+
+    assert name in caught.value.hint
+    assert not list(tmp_path.glob("work/*"))
+
+
+def test_an_attached_engine_gets_its_folders_below_the_scratch(tmp_path):
+    """They hold what is uploaded."""
+    site = site_of(tmp_path, COMFY_URL="http://127.0.0.1:1")
+
+    assert site.kind == "attached"
+    assert site.folders.input.is_dir()
+    assert site.folders.input.is_relative_to(site.scratch)
+    site.close()
+
+
+def test_comfyui_is_launched_in_its_home_with_our_arguments(tmp_path, home):
+    """The GPU is asked first; what was found is kept."""
+    interpreter(home, GOOD)
+    site = site_of(tmp_path, COMFY_HOME=str(home), COMFY_ARGS="--lowvram")
+    lines = printed(site)
+
+    assert lines[0] == str(home / "main.py")
+    assert lines[-2:] == ["--lowvram", str(home)]
+    assert "--cpu" not in lines
+    assert site.preflight.gpu == "a GPU"
+    site.close()
+
+
+def test_a_gpu_that_cannot_be_used_is_refused_before_the_start(tmp_path, home):
+    """The answer is clear, in place of a ComfyUI that dies again and again."""
+    interpreter(home, BAD)
+    site = site_of(tmp_path, COMFY_HOME=str(home))
+    with pytest.raises(BootFailed, match="no driver is visible") as caught:
+        launch(site)
+    site.close()
+
+    assert "ALLOW_CPU" in caught.value.hint
+    assert caught.value.details == {"torch": "2.6.0", "gpu": None, "vram_mb": None}
+    assert not caught.value.retryable
+
+
+def test_without_a_gpu_comfyui_is_told_so_where_that_is_allowed(tmp_path, home):
+    """ALLOW_CPU adds `--cpu`."""
+    interpreter(home, BAD)
+    site = site_of(tmp_path, COMFY_HOME=str(home), ALLOW_CPU="true")
+
+    assert "--cpu" in printed(site)
+    site.close()
+
+
+@pytest.mark.parametrize(
+    ("env", "found", "asked"),
+    [
+        ({}, GOOD, True),
+        ({"ALLOW_CPU": "true"}, GOOD, False),
+        ({}, NO_TORCH, False),
+    ],
+)
+def test_a_command_of_the_operators_is_checked_where_its_interpreter_is_known(
+    tmp_path, home, env, found, asked
+):
+    """With COMFY_HOME the interpreter is guessed; a guess without torch says nothing."""
+    interpreter(home, found)
+    site = site_of(tmp_path, COMFY_HOME=str(home), CMD="echo 'hello there'", **env)
+
+    assert printed(site) == ["hello there"]
+    assert (site.preflight is not None) is asked
+    site.close()
+
+
+def test_a_command_of_the_operators_alone_is_taken_as_it_is(tmp_path):
+    """There is no interpreter to ask."""
+    site = site_of(
+        tmp_path,
+        CMD="echo hello",
+        INPUT_DIR=str(tmp_path / "i"),
+        OUTPUT_DIR=str(tmp_path / "o"),
+        MODEL_DIR=str(tmp_path / "m"),
+    )
+
+    assert printed(site) == ["hello"]
+    assert site.preflight is None
+    site.close()
+
+
+def test_a_models_folder_elsewhere_is_named_to_comfyui(tmp_path, home):
+    """By a file, and with the folders it looks into."""
+    interpreter(home, GOOD)
+    models = tmp_path / "volume"
+    site = site_of(tmp_path, COMFY_HOME=str(home), MODEL_DIR=str(models))
+    lines = printed(site)
+
+    config = lines[lines.index("--extra-model-paths-config") + 1]
+    assert json.loads(Path(config).read_text())["comfyfn"]["base_path"] == str(models)
+    assert (models / "checkpoints").is_dir()
+    site.close()
+
+
+def test_a_models_folder_that_cannot_be_written_is_taken_as_it_is(tmp_path, home):
+    """A volume may be read-only, or hold a file where a folder is looked for."""
+    interpreter(home, GOOD)
+    models = tmp_path / "volume"
+    models.mkdir()
+    (models / "checkpoints").touch()
+    site = site_of(tmp_path, COMFY_HOME=str(home), MODEL_DIR=str(models))
+
+    assert "--extra-model-paths-config" in printed(site)
+    site.close()
+
+
+def test_comfyuis_own_models_folder_needs_no_file(tmp_path, home):
+    """It looks there by itself."""
+    interpreter(home, GOOD)
+    site = site_of(tmp_path, COMFY_HOME=str(home))
+
+    assert "--extra-model-paths-config" not in printed(site)
+    site.close()
+
+
+def test_the_time_before_the_first_launch_is_noted_once(tmp_path, home):
+    """A cold start is counted from our own process's start."""
+    interpreter(home, GOOD)
+    site = site_of(tmp_path, COMFY_HOME=str(home))
+    printed(site)
+    first = site.process_s
+    printed(site)
+
+    assert first > 0
+    assert site.process_s == first
+    site.close()
+
+
+def test_the_engine_gets_our_environment_without_our_secrets(tmp_path, monkeypatch):
+    """Node packs read the environment, too."""
+    monkeypatch.setenv("WEBHOOK_SECRET", "s3cret")
+    monkeypatch.setenv("COMFYFN_SEEN", "yes")
+    folders = {name: str(tmp_path / name) for name in ("INPUT_DIR", "OUTPUT_DIR", "MODEL_DIR")}
+    site = site_of(tmp_path, CMD="env", **folders)
+    lines = printed(site)
+
+    assert "COMFYFN_SEEN=yes" in lines
+    assert "PYTHONUNBUFFERED=1" in lines
+    assert not any("s3cret" in line for line in lines)
+    assert f"PATH={os.environ['PATH']}" in lines
+    site.close()

@@ -1,0 +1,300 @@
+"""The engine's life: boot, restart, give up, attach; with the embedded engine as a real child."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+
+import pytest
+from live import alive, quoted
+from lone import lone_engine, prompt, site_in, switch
+from worker import until
+
+from handler.engine import comfyui
+from handler.engine.base import EngineState, NeverStarted
+from handler.engine.boot import launch
+from handler.engine.comfyui import ComfyEngine
+from handler.engine.events import Started, Succeeded
+from handler.errors import BootFailed, EngineDied, HandlerError, NotReady
+
+FAILS = "sh -c 'echo no luck; exit 7'"
+
+
+def folders(home):
+    return {name: str(home / name) for name in ("INPUT_DIR", "OUTPUT_DIR", "MODEL_DIR")}
+
+
+async def test_it_boots_runs_and_stops(tmp_path):
+    """After a stop nothing is left: no process, no scratch."""
+    async with lone_engine(tmp_path) as (engine, states):
+        assert states == ["warmup", "ready"]
+        assert (engine.kind, engine.state, engine.reason) == ("embedded", EngineState.READY, None)
+        assert engine.version
+        assert isinstance(await engine.run(prompt("a"), [].append), Succeeded)
+        assert "checkpoints" in await engine.models()
+        assert (await engine.object_info()).node("SaveImage").output_node
+        await engine.refresh_class("SaveImage")
+        await engine.refresh_class("NoSuchClass")
+        pid = engine._process.pid
+        assert repr(engine) == "<ComfyEngine embedded ready runs=0>"
+
+    assert states[-1] == "stopped"
+    assert not alive(pid)
+    assert not list((tmp_path / "work").iterdir())
+    with pytest.raises(NotReady):
+        await engine.run(prompt("b"), [].append)
+
+
+async def test_the_boot_report_tells_phases_and_findings(tmp_path):
+    """Seconds of each part; all parts are within the total."""
+    async with lone_engine(tmp_path) as (engine, _):
+        report = engine.boot_report
+
+    phases = report["phases"]
+    parts = ("engine_answering_s", "node_info_s", "warmup_s")
+    assert 0 < sum(phases[name] for name in parts) <= phases["total_s"] + 0.01
+    assert report["custom_nodes_failed"] == []
+    assert isinstance(report["devices"], list)
+
+
+async def test_a_process_that_was_launched_before_is_taken(tmp_path):
+    """It boots while the server's imports run."""
+    site = site_in(tmp_path)
+    process = launch(site)
+    engine = ComfyEngine(site, process)
+    await engine.start()
+
+    assert engine._process is process
+    assert engine.log_tail()
+    await engine.stop()
+    assert not process.alive
+
+
+async def test_before_the_boot_nothing_is_known(tmp_path):
+    """Whoever asks too early is told so."""
+    async with lone_engine(tmp_path, start=False) as (engine, _):
+        assert (engine.state, engine.version) == (EngineState.STARTING, None)
+        assert engine.log_tail() is None
+        with pytest.raises(NotReady):
+            await engine.object_info()
+
+
+async def test_an_engine_that_ends_is_started_again_and_warmed_up(tmp_path):
+    """The run that it had dies with the exit told; the next one works."""
+    async with lone_engine(tmp_path) as (engine, states):
+        with pytest.raises(EngineDied, match="exited with code 3") as caught:
+            await engine.run(prompt("a", ("TestExit", {"code": 3})), [].append)
+        assert not isinstance(caught.value, NeverStarted)
+        assert caught.value.log_tail
+        assert engine.state is EngineState.RESTARTING
+        await until(lambda: engine.state is EngineState.READY)
+        assert isinstance(await engine.run(prompt("b"), [].append), Succeeded)
+
+    assert states == ["warmup", "ready", "restarting", "warmup", "ready", "stopped"]
+
+
+async def test_a_prompt_that_waits_when_the_engine_ends_never_started(tmp_path):
+    """It may be handed in again."""
+    async with lone_engine(tmp_path) as (engine, _):
+        slow, begun = ("TestSleep", {"seconds": 60.0, "steps": 600}), []
+        first = asyncio.create_task(engine.run(prompt("a", slow), begun.append))
+        await until(lambda: any(isinstance(event, Started) for event in begun))
+        second = asyncio.create_task(engine.run(prompt("b", slow), [].append))
+        await until(lambda: len(engine._runs) == 2)
+        await engine.restart("a test")
+
+        with pytest.raises(EngineDied):
+            await first
+        with pytest.raises(NeverStarted):
+            await second
+
+
+async def test_an_engine_that_cannot_boot_is_tried_again_within_its_budget(tmp_path):
+    """Then it is given up, with its own words."""
+    async with lone_engine(
+        tmp_path, start=False, ENGINE="comfyui", CMD=FAILS, ENGINE_RESTARTS="1"
+    ) as (engine, states):
+        with pytest.raises(BootFailed, match="exited with code 7 in its boot") as caught:
+            await engine.start()
+
+        assert caught.value.log_tail == ["no luck"]
+        assert states == ["failed"]
+        assert engine.boot_report["error"]["code"] == "boot_failed"
+        assert "code 7" in engine.reason
+        with pytest.raises(NotReady):
+            await engine.run(prompt("a"), [].append)
+
+
+async def test_an_engine_that_ends_again_and_again_is_given_up(tmp_path):
+    """ENGINE_RESTARTS counts ends without a success between them."""
+    async with lone_engine(tmp_path, ENGINE_RESTARTS="0") as (engine, states):
+        with pytest.raises(EngineDied):
+            await engine.run(prompt("a", ("TestExit", {"code": 3})), [].append)
+        await until(lambda: engine.state is EngineState.FAILED)
+
+    assert "given up" in engine.reason
+    assert states == ["warmup", "ready", "restarting", "failed"]
+
+
+async def test_a_success_gives_the_budget_back(tmp_path):
+    """Only failures in a row count."""
+    async with lone_engine(tmp_path, ENGINE_RESTARTS="1") as (engine, _):
+        for name in "ab":
+            with pytest.raises(EngineDied):
+                await engine.run(prompt(name, ("TestExit", {"code": 3})), [].append)
+            await until(lambda: engine.state is EngineState.READY)
+            assert isinstance(await engine.run(prompt(f"{name}2"), [].append), Succeeded)
+
+
+async def test_an_engine_that_does_not_answer_in_time_is_given_up(tmp_path):
+    """Its process is ended."""
+    async with lone_engine(
+        tmp_path,
+        start=False,
+        ENGINE="comfyui",
+        CMD="sleep 60",
+        BOOT_TIMEOUT_S="1",
+        ENGINE_RESTARTS="0",
+    ) as (engine, _):
+        with pytest.raises(BootFailed, match="did not answer within 1 s"):
+            await engine.start()
+        assert engine._process is None
+
+
+async def test_a_fault_of_this_machine_is_not_tried_again(tmp_path):
+    """A taken port stays taken."""
+    async with lone_engine(tmp_path) as (first, _):
+        port = str(first._settings.comfy_port)
+        async with lone_engine(tmp_path / "2", start=False, COMFYUI_PORT_HOST=port) as (engine, _):
+            with pytest.raises(BootFailed, match="already taken"):
+                await engine.start()
+            assert engine.state is EngineState.FAILED
+        assert first.state is EngineState.READY
+
+
+async def test_a_warmup_that_fails_for_good_fails_the_boot(tmp_path):
+    """What it raised is the reason."""
+    engine = ComfyEngine(site_in(tmp_path))
+
+    async def warm_up():
+        raise BootFailed("the warmup failed: no such node", blame="image")
+
+    engine.prepare(lambda _state: None, warm_up)
+    with pytest.raises(BootFailed, match="no such node"):
+        await engine.start()
+    assert engine.state is EngineState.FAILED
+    await engine.stop()
+
+
+async def test_an_engine_that_ends_in_its_warmup_is_told(tmp_path):
+    """Nobody waits for a warmup whose engine is gone."""
+    engine = ComfyEngine(site_in(tmp_path, ENGINE_RESTARTS="0"))
+
+    async def warm_up():
+        engine._process.kill()
+        await asyncio.Event().wait()
+
+    engine.prepare(lambda _state: None, warm_up)
+    with pytest.raises(BootFailed, match="was killed by SIGKILL"):
+        await engine.start()
+    await engine.stop()
+
+
+async def test_a_stop_during_the_boot_leaves_nothing(tmp_path):
+    """The process that was being waited for is ended."""
+    async with lone_engine(tmp_path, start=False, ENGINE="comfyui", CMD="sleep 60") as (
+        engine,
+        states,
+    ):
+        starting = asyncio.create_task(engine.start())
+        await until(lambda: engine._process is not None)
+        pid = engine._process.pid
+        starting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await starting
+
+    assert not alive(pid)
+    assert states == ["stopped"]
+
+
+async def test_node_packs_of_the_boot_are_reported(tmp_path):
+    """ComfyUI tells in its log how long each took, and which failed."""
+    site = site_in(tmp_path)
+    lines = [
+        "Import times for custom nodes:",
+        "   0.1 seconds: /x/custom_nodes/good_pack",
+        "   2.5 seconds (IMPORT FAILED): /x/custom_nodes/bad_pack",
+    ]
+    command = ["sh", "-c", 'printf "%s\\n" "$@"; exec sleep 60', "x", *lines]
+    engine = ComfyEngine(site)
+    engine._process = launch(site_in(tmp_path, ENGINE="comfyui", CMD=quoted(command)))
+    await until(lambda: len(engine.log_tail()) == 3)
+    report = engine._findings({})
+    await engine.stop()
+
+    assert report["custom_nodes_s"] == {"good_pack": 0.1, "bad_pack": 2.5}
+    assert report["custom_nodes_failed"] == ["bad_pack"]
+
+
+async def test_an_engine_without_a_socket_boots_and_runs(tmp_path, caplog):
+    """History tells the end, later."""
+    async with lone_engine(tmp_path) as (engine, _):
+        await switch(engine, "refuse_ws", refuse=True)
+        await switch(engine, "drop_sockets")
+        await until(lambda: not engine._runs.socket.connected)
+        assert isinstance(await engine.run(prompt("a"), [].append), Succeeded)
+
+
+async def test_an_attached_engine_is_used_and_left_alone(tmp_path):
+    """It is not started, not ended, and cannot be restarted from here."""
+    async with lone_engine(tmp_path) as (owner, _):
+        url = f"http://127.0.0.1:{owner._settings.comfy_port}"
+        async with lone_engine(tmp_path / "2", ENGINE="auto", COMFY_URL=url) as (engine, states):
+            assert (engine.kind, engine.log_tail()) == ("attached", None)
+            assert isinstance(await engine.run(prompt("a"), [].append), Succeeded)
+            await engine.restart("it is stuck")
+            assert engine.state is EngineState.READY
+        assert states == ["warmup", "ready", "stopped"]
+        assert isinstance(await owner.run(prompt("b"), [].append), Succeeded)
+
+
+async def test_an_attached_engine_that_goes_away_is_waited_for(tmp_path):
+    """It is not ours to start; when it is back, work goes on."""
+    async with lone_engine(tmp_path) as (owner, _):
+        url = f"http://127.0.0.1:{owner._settings.comfy_port}"
+        async with lone_engine(tmp_path / "2", ENGINE="auto", COMFY_URL=url) as (engine, states):
+            await owner.restart("a test")
+            await until(lambda: engine.state is not EngineState.READY)
+            await until(lambda: engine.state is EngineState.READY)
+            assert isinstance(await engine.run(prompt("a"), [].append), Succeeded)
+        assert states[1:4] == ["ready", "restarting", "warmup"]
+
+
+def test_a_closed_loop_is_nobody_to_tell():
+    """The process may end after the server's loop."""
+    loop = asyncio.new_event_loop()
+    event = asyncio.Event()
+    loop.close()
+    comfyui._tell(loop, event)
+
+    assert not event.is_set()
+
+
+async def test_every_error_of_a_start_is_ours(tmp_path):
+    """What the adapters handle is one tree."""
+    program = [sys.executable, "-c", "import http.server as h; h.test(port=%d, bind='127.0.0.1')"]
+    site = site_in(tmp_path)
+    program[2] %= site.settings.comfy_port
+    port = str(site.settings.comfy_port)
+    async with lone_engine(
+        tmp_path,
+        start=False,
+        ENGINE="comfyui",
+        CMD=quoted(program),
+        COMFYUI_PORT_HOST=port,
+        BOOT_TIMEOUT_S="1",
+        ENGINE_RESTARTS="0",
+    ) as (engine, _):
+        with pytest.raises(HandlerError):
+            await engine.start()

@@ -1,0 +1,172 @@
+"""Prepared -> Ran: what a run tells, noted and told to followers."""
+
+from __future__ import annotations
+
+import base64
+
+import pytest
+from worker import GRAPH, parts_in, received
+
+from handler.engine.events import (
+    Failed,
+    Gone,
+    Interrupted,
+    NodeOutput,
+    NodeProgress,
+    NodesCached,
+    NodeStarted,
+    Preview,
+    Started,
+    Succeeded,
+)
+from handler.errors import EngineDied, ExecutionFailed, JobCancelled
+from handler.job import Phase
+from handler.pipeline.execute import Recorder, engine_prompt, judge_end
+from handler.pipeline.stages import Prepared, Ran
+from handler.settings import Settings
+
+IMAGES = {"images": [{"filename": "a.png"}]}
+
+
+def recorder(home, **keys):
+    job = received(**keys)
+    job.job.wants_previews = job.request.previews
+    job.job.enter(Phase.QUEUED)
+    prepared = Prepared(job.request, GRAPH, ["2"])
+    return Recorder(prepared, job.job, parts_in(home)), job.job
+
+
+def events_of(job, kind):
+    return [event.data for event in job._events if event.type == kind]
+
+
+def test_everything_the_answer_needs_is_noted(tmp_path):
+    """Times, cached nodes, outputs, the end."""
+    record, job = recorder(tmp_path)
+    end = Succeeded(1500)
+    for event in (
+        Started(1000),
+        NodesCached(("1",)),
+        NodeStarted("2"),
+        NodeProgress("2", 1, 2),
+        NodeOutput("2", IMAGES),
+        NodeOutput("2.1", {}),
+        end,
+    ):
+        record(event)
+
+    ran = record.ran
+    assert (ran.started_ms, ran.ended_ms, ran.cached, ran.end) == (1000, 1500, ("1",), end)
+    assert ran.told == {"2": IMAGES, "2.1": {}}
+    assert list(ran.node_ms) == ["2"]
+    assert job.phase is Phase.RUNNING
+    assert events_of(job, "output")[0] == {
+        "node_id": "2",
+        "title": "the picture",
+        "output": IMAGES,
+    }
+    assert events_of(job, "output")[1]["title"] == ""
+
+
+def test_a_node_that_starts_again_keeps_its_first_time(tmp_path):
+    """Lazy nodes are started twice."""
+    record, _ = recorder(tmp_path)
+    record(NodeStarted("2"))
+    first = record.ran.node_ms["2"]
+    record.ran.node_ms["2"] = first - 1000
+    record(NodeStarted("2"))
+
+    assert record.ran.node_ms["2"] == first - 1000
+
+
+def test_progress_is_throttled_but_every_node_is_told(tmp_path):
+    """A thousand steps are no thousand events."""
+    record, job = recorder(tmp_path)
+    record(Started(1))
+    record(NodeStarted("1"))
+    for step in range(1000):
+        record(NodeProgress("1", step, 1000))
+    record(NodeStarted("2"))
+
+    told = events_of(job, "progress")
+    assert len(told) < 20
+    assert [view["node_id"] for view in told][-1] == "2"
+    assert job.progress == told[-1]
+    assert told[-1]["title"] == "the picture"
+
+
+def test_previews_are_told_to_who_asked_and_throttled(tmp_path):
+    """As base64 with its media type."""
+    record, job = recorder(tmp_path, previews=True)
+    for _ in range(100):
+        record(Preview("1", "image/jpeg", b"jpeg"))
+
+    (told,) = events_of(job, "preview")
+    assert told == {
+        "node_id": "1",
+        "mime": "image/jpeg",
+        "data": base64.b64encode(b"jpeg").decode(),
+    }
+
+
+def test_previews_nobody_asked_for_are_dropped(tmp_path):
+    """They cost nothing."""
+    record, job = recorder(tmp_path)
+    record(Preview("1", "image/jpeg", b"jpeg"))
+    record(Preview(None, "image/jpeg", b"jpeg"))
+
+    assert events_of(job, "preview") == []
+    assert record.ran.frames == []
+
+
+def test_pictures_of_an_output_node_are_outputs(tmp_path):
+    """SaveImageWebsocket sends its result the way others send previews."""
+    record, job = recorder(tmp_path, previews=True)
+    record(Preview("2", "image/png", b"first"))
+    record(Preview("2", "image/jpeg", b"second"))
+
+    assert [(node, path.name, path.read_bytes()) for node, path in record.ran.frames] == [
+        ("2", "2_00000.png", b"first"),
+        ("2", "2_00001.jpg", b"second"),
+    ]
+    assert events_of(job, "preview") == []
+
+
+@pytest.mark.parametrize(
+    ("keys", "limit"),
+    [({}, 600.0), ({"timeouts": {"no_progress_s": 3}}, 3), ({"timeouts": {"total_s": 3}}, 600.0)],
+)
+def test_the_prompt_has_the_jobs_limit_and_extra_data(tmp_path, keys, limit):
+    """Its own, else the operator's."""
+    job = received(extra_data={"api_key_comfy_org": "k"}, **keys)
+    parts = parts_in(tmp_path, Settings())
+    prompt = engine_prompt(Prepared(job.request, GRAPH, ["2"]), "p", parts)
+
+    assert (prompt.prompt_id, prompt.graph, prompt.no_progress_s) == ("p", GRAPH, limit)
+    assert prompt.extra_data == {"api_key_comfy_org": "k"}
+    assert engine_prompt(Prepared(received().request, GRAPH, []), "p", parts).extra_data == {}
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        (Failed("2", "SaveImage", "ValueError", "bad"), ExecutionFailed),
+        (Interrupted("2", "SaveImage"), JobCancelled),
+        (Interrupted(None, None), JobCancelled),
+        (Gone(), EngineDied),
+    ],
+)
+def test_only_a_success_passes(tmp_path, end, error):
+    """Every other end is an error; the node is named where there is one."""
+    record, _ = recorder(tmp_path)
+    record(end)
+    assert record.ran.end is end
+    with pytest.raises(error) as caught:
+        judge_end(end, Ran(GRAPH, ["2"]))
+    assert caught.value.node_id == getattr(end, "node_id", None)
+
+
+def test_a_success_is_what_ran():
+    """It goes on as it is."""
+    ran = Ran(GRAPH, ["2"])
+    assert judge_end(Succeeded(1), ran) is ran

@@ -1,0 +1,145 @@
+"""Received -> Validated."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from worker import GRAPH, parts_in, received
+
+from handler.engine.memory import NODES, MemoryEngine
+from handler.errors import EngineDied, InvalidWorkflow, NoOutputNode, WorkflowFormatUi
+from handler.pipeline.validate import validate
+
+MODELS = {
+    "CheckpointLoader": {
+        "input": {"required": {"name": [["a.safetensors"], {}]}},
+        "output": ["IMAGE"],
+        "output_node": False,
+        "python_module": "nodes",
+    }
+}
+
+
+def with_model(name):
+    loader = {"class_type": "CheckpointLoader", "inputs": {"name": name}}
+    return {"1": loader, "2": GRAPH["2"]}
+
+
+async def test_a_good_graph_passes_with_its_media(tmp_path):
+    """Media inputs are found for the next stage."""
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "http://h/a.png"}},
+        "2": GRAPH["2"],
+    }
+    validated = await validate(received(graph), parts_in(tmp_path))
+
+    assert validated.graph is validated.request.prompt
+    assert [(item.node_id, item.input, item.wanted) for item in validated.media] == [
+        ("1", "image", "image")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said"),
+    [
+        ([], "a list"),
+        ("{}", "a text"),
+        (None, "null"),
+        ({"1": 5}, "a number"),
+        ({"prompt": GRAPH}, "one level too deep"),
+        ({"1": {"inputs": {}}}, 'no "class_type"'),
+    ],
+)
+async def test_what_is_no_graph_is_named(tmp_path, prompt, said):
+    """In words, not as a type error."""
+    with pytest.raises(InvalidWorkflow, match=said) as caught:
+        await validate(received(prompt), parts_in(tmp_path))
+    assert caught.value.location == "prompt"
+
+
+async def test_the_editors_own_format_is_told_by_name(tmp_path):
+    """With what to choose instead."""
+    saved = {"nodes": [], "links": [], "version": 0.4}
+    with pytest.raises(WorkflowFormatUi) as caught:
+        await validate(received(saved), parts_in(tmp_path))
+    assert "Export (API)" in caught.value.hint
+
+
+async def test_all_faults_are_told_and_the_first_is_the_error(tmp_path):
+    """One round trip for all of them."""
+    graph = {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": 0}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0]}, "_meta": {"title": "T"}},
+    }
+    with pytest.raises(InvalidWorkflow) as caught:
+        await validate(received(graph), parts_in(tmp_path))
+
+    error = caught.value
+    assert len(error.details) == 3
+    assert "(and 2 more)" in error.message
+    assert (error.node_id, error.class_type) == ("1", "EmptyImage")
+    assert error.location.startswith("prompt.1")
+    assert error.details[-1]["node_id"] == "2"
+
+
+async def test_a_graph_that_saves_nothing_is_refused(tmp_path):
+    """In the words that comfyui-api's clients match."""
+    with pytest.raises(NoOutputNode, match='"filename_prefix" input, such as "SaveImage"'):
+        await validate(received({"1": GRAPH["1"]}), parts_in(tmp_path))
+
+
+async def test_a_model_that_was_added_since_the_boot_is_found(tmp_path):
+    """The class is read anew before a request is refused for it."""
+    parts = parts_in(tmp_path, nodes={**NODES, **MODELS})
+    assert isinstance(parts.engine, MemoryEngine)
+    entry = {**MODELS["CheckpointLoader"], "input": {"required": {"name": [["a", "b"], {}]}}}
+    parts.engine.learn("CheckpointLoader", entry)
+
+    await validate(received(with_model("b")), parts)
+
+
+async def test_a_class_that_was_added_since_the_boot_is_found(tmp_path):
+    """A node pack may load late."""
+    parts = parts_in(tmp_path)
+    parts.engine.learn("CheckpointLoader", MODELS["CheckpointLoader"])
+
+    await validate(received(with_model("a.safetensors")), parts)
+
+
+async def test_a_model_that_is_not_there_is_refused_with_the_nearest(tmp_path):
+    """Still after the second look."""
+    parts = parts_in(tmp_path, nodes={**NODES, **MODELS})
+    with pytest.raises(InvalidWorkflow) as caught:
+        await validate(received(with_model("b.safetensors")), parts)
+    assert caught.value.details[0]["type"] == "value_not_in_list"
+
+
+class Deaf(MemoryEngine):
+    """An engine that does not answer a second look."""
+
+    async def refresh_class(self, class_type):
+        raise EngineDied("gone")
+
+
+async def test_a_second_look_that_fails_leaves_what_is_known(tmp_path):
+    """The request is judged by the declarations of the boot."""
+    parts = parts_in(tmp_path)
+    engine = Deaf(tmp_path, nodes={**NODES, **MODELS})
+    with pytest.raises(InvalidWorkflow):
+        await validate(received(with_model("b")), replace(parts, engine=engine))
+
+
+async def test_a_media_input_is_no_choice_from_a_list(tmp_path):
+    """Its value is a URL; the list has what lies in the folder."""
+    listed = {
+        **NODES["LoadImage"],
+        "input": {"required": {"image": [["x.png"], {"image_upload": True}]}},
+    }
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": "http://h/a.png"}},
+        "2": GRAPH["2"],
+    }
+    parts = parts_in(tmp_path, nodes={**NODES, "LoadImage": listed})
+
+    assert (await validate(received(graph), parts)).media
