@@ -64,7 +64,7 @@ def examine(settings: Settings) -> list[Finding]:
     if kind != "attached":
         findings += [_port(settings.comfy_port, "COMFYUI_PORT_HOST"), *_folders(settings, kind)]
     findings.append(_port(settings.port, "PORT"))
-    return [*findings, _warmup(settings)]
+    return [*findings, *_manifest(settings), _warmup(settings)]
 
 
 def _comfyui(settings: Settings) -> list[Finding]:
@@ -136,6 +136,13 @@ def _folder(name: str, path: Path) -> Finding:
     if there != path:
         text += ", will be made"
     return Finding("warn" if free < LITTLE_SPACE_GIB else "ok", name, text)
+
+
+def _manifest(settings: Settings) -> list[Finding]:
+    from handler.engine.boot import unapplied_manifest
+
+    fault = unapplied_manifest(settings)
+    return [Finding("bad", "manifest", fault)] if fault else []
 
 
 def _warmup(settings: Settings) -> Finding:
