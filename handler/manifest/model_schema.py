@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 _SHA256 = re.compile(r"(sha256:)?(?P<digits>[0-9a-fA-F]{64})")
 _KEYS = ("url", "urls", "folder", "filename", "sha256", "size", "licence", "license", "aliases")
-_SCHEMES = ("http", "https", "s3", "hf", "az", "gs", "file")
+_SCHEMES = ("http", "https", "s3", "gs", "file")
 
 
 def read_models(reader: Reader | None) -> tuple[ModelFile, ...]:

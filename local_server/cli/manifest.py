@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from handler.manifest.installer import Downloads, Tools
     from handler.manifest.places import Places
     from handler.manifest.records import Manifest, ModelFile
-    from handler.manifest.timeline import Record
     from handler.settings import Settings
 
 
@@ -109,7 +108,10 @@ def _loose_ends(manifest: Manifest) -> Iterator[str]:
 def _apply(options: argparse.Namespace) -> int:
     """Install everything, and show when what happened."""
     settings, manifest = _read(options)
-    with _tools(settings, manifest, options) as tools:
+    downloads = (
+        contextlib.nullcontext(_skipped) if options.skip_models else open_downloads(settings)
+    )
+    with downloads as download, _tools(settings, manifest, options, download) as tools:
         if not options.locked:
             return asyncio.run(_carry_out(manifest, tools))
         from handler.manifest.lock import freeze, read_lock
@@ -124,9 +126,10 @@ async def _carry_out(manifest: Manifest, tools: Tools) -> int:
     from handler.manifest.installer import Installer
     from handler.manifest.plan import make_plan
     from handler.manifest.timeline import Timeline
+    from local_server.cli.bars import StepBar
 
     plan = make_plan(manifest)
-    with contextlib.closing(_Bar(len(plan))) as bar:
+    with contextlib.closing(StepBar(len(plan), sys.stderr)) as bar:
         start = ColdStart(plan, Installer(manifest, tools), Timeline(listener=bar.tell))
         start.begin()
         try:
@@ -153,7 +156,7 @@ def _lock(options: argparse.Namespace) -> int:
 
     settings, manifest = _read(options)
     path = _lock_file(manifest, options)
-    with _tools(settings, manifest, options) as tools:
+    with _tools(settings, manifest, options, _skipped) as tools:
         lock = asyncio.run(take_lock(manifest, tools))
     write_lock(lock, path)
     print(
@@ -170,7 +173,7 @@ def _verify(options: argparse.Namespace) -> int:
 
     settings, manifest = _read(options)
     lock = read_lock(_lock_file(manifest, options))
-    with _tools(settings, manifest, options) as tools:
+    with _tools(settings, manifest, options, _skipped) as tools:
         now = asyncio.run(observe(manifest, tools, hashes=not options.quick))
     found = compare(lock, now)
     if lock.manifest != manifest.digest:
@@ -190,12 +193,13 @@ def _lock_file(manifest: Manifest, options: argparse.Namespace) -> Path:
 
 
 @contextlib.contextmanager
-def _tools(settings: Settings, manifest: Manifest, options: argparse.Namespace) -> Iterator[Tools]:
+def _tools(
+    settings: Settings, manifest: Manifest, options: argparse.Namespace, download: Downloads
+) -> Iterator[Tools]:
     from handler.engine.command import interpreter
     from handler.manifest.build import make_tools
     from handler.settings import inherited_environment
 
-    skip = getattr(options, "skip_models", False)
     with tempfile.TemporaryDirectory(prefix="comfyfn-manifest-") as scratch:
         yield make_tools(
             manifest,
@@ -203,7 +207,7 @@ def _tools(settings: Settings, manifest: Manifest, options: argparse.Namespace) 
             interpreter(settings),
             inherited_environment(),
             Path(scratch),
-            _skipped if skip else open_downloads(settings),
+            download,
             pip_options=tuple(options.pip_option),
             allow_local=options.allow_local,
         )
@@ -213,42 +217,23 @@ async def _skipped(model: ModelFile, path: Path) -> str:
     return f"left out: {path.parent.name}/{model.label}"
 
 
-def open_downloads(_settings: Settings) -> Downloads:
-    """Give what brings models: here only those that are in their places already."""
-    from handler.manifest.faults import InstallFailed
+@contextlib.contextmanager
+def open_downloads(settings: Settings) -> Iterator[Downloads]:
+    """Give what brings models, with a bar for each, for the time of a block.
 
-    async def bring(model: ModelFile, path: Path) -> str:
-        if path.is_file() and model.size in (None, path.stat().st_size):
-            return "there"
-        raise InstallFailed(
-            f"the model {model.label} is not at {path}", hint="fetch it, or use --skip-models"
-        )
+    Raises:
+        SettingsError: credentials are set that cannot be sent.
+    """
+    from handler.manifest.fetch import ModelFetcher
+    from handler.transfer.download import Downloader
+    from handler.transfer.operator import operator_sources
+    from handler.transfer.threads import Threads
+    from local_server.cli.bars import ByteBars
 
-    return bring
-
-
-class _Bar:
-    """A bar of the steps; on a stream that is no terminal a line for each step."""
-
-    def __init__(self, steps: int) -> None:
-        from tqdm import tqdm
-
-        self._shown = sys.stderr.isatty()
-        self._bar = tqdm(total=steps, unit="step", disable=not self._shown, file=sys.stderr)
-        self._running: dict[str, None] = {}
-
-    def close(self) -> None:
-        """Take the bar away."""
-        self._bar.close()
-
-    def tell(self, record: Record) -> None:
-        """Show a step that began or ended."""
-        if record.end is None:
-            self._running[record.name] = None
-        else:
-            self._running.pop(record.name, None)
-            self._bar.update(1)
-            if not self._shown:
-                note = f": {record.note}" if record.note else ""
-                print(f"{record.name}: {record.outcome}{note}", file=sys.stderr)
-        self._bar.set_description(", ".join(self._running)[:60])
+    threads = Threads()
+    try:
+        downloader = Downloader(operator_sources(settings, threads), threads=threads)
+        with contextlib.closing(ByteBars(sys.stderr)) as bars:
+            yield ModelFetcher(downloader, bars.listen)
+    finally:
+        threads.close()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import hashlib
+import json
 import os
 import subprocess
 import sys
 
 import pytest
+from live import REPO
+from sources.host import File, hosting, safetensors
 
 from handler.manifest.packages import find_uv
 from local_server.cli import main
@@ -90,9 +96,159 @@ def test_apply_lock_and_verify(home, capsys):
 
 
 def test_apply_fails_with_what_is_missing(home, capsys):
-    """A model that nobody brings is an error, unless models are left out."""
+    """A model that cannot be had is an error, unless models are left out."""
     (home / "ComfyUI" / "models" / "vae" / "a.bin").unlink()
-    path = str(home / "m.yaml")
-    assert main(["manifest", "apply", path, "--allow-local"]) == 1
-    assert "the model a.bin is not at" in capsys.readouterr().err
-    assert main(["manifest", "apply", path, "--allow-local", "--skip-models"]) == 0
+    manifest = home / "m.yaml"
+    manifest.write_text(manifest.read_text().replace("https://e.org", f"file://{home}/nowhere"))
+    assert main(["manifest", "apply", str(manifest), "--allow-local"]) == 1
+    assert "model a.bin: " in capsys.readouterr().err
+    assert main(["manifest", "apply", str(manifest), "--allow-local", "--skip-models"]) == 0
+
+
+@pytest.fixture
+async def host():
+    async with hosting() as running:
+        yield running
+
+
+@pytest.fixture
+def models(tmp_path):
+    """The folder of models of a machine without a ComfyUI."""
+    return tmp_path / "models"
+
+
+def named(folder, host, **more):
+    """Write a manifest of two models; `more` is added to the first one."""
+    first = {"url": host.url("/big.safetensors"), "folder": "checkpoints", **more}
+    second = {"url": host.url("/small.bin"), "local_path": "models/loras/sub/renamed.bin"}
+    path = folder / "m.json"
+    path.write_text(json.dumps({"models": {"before_start": [first], "after_start": [second]}}))
+    return path
+
+
+async def begun(path, models, **env):
+    """Start `apply` as a process."""
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "local_server.cli", "manifest", "apply", str(path)),
+        env={
+            **{k: v for k, v in os.environ.items() if k.startswith("COVERAGE_")},
+            "PATH": os.environ["PATH"],
+            "HOME": str(models.parent),
+            "PYTHONPATH": str(REPO),
+            "MODEL_DIR": str(models),
+            **env,
+        },
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+async def applied(path, models, **env):
+    """Run `apply` to its end: status, stdout, stderr."""
+    process = await begun(path, models, **env)
+    out, err = await process.communicate()
+    return process.returncode, out.decode(), err.decode()
+
+
+async def test_apply_fetches_models_into_their_folders_once(host, models, tmp_path):
+    """The second time nothing is asked for."""
+    body, other = safetensors(3 << 20), b"weights" * 1000
+    host.put("/big.safetensors", body)
+    host.put("/small.bin", other)
+    path = named(tmp_path, host, sha256=hashlib.sha256(body).hexdigest(), size=len(body))
+
+    status, out, err = await applied(path, models)
+    assert status == 0, err
+    assert (models / "checkpoints" / "big.safetensors").read_bytes() == body
+    assert (models / "loras" / "sub" / "renamed.bin").read_bytes() == other
+    assert "model big.safetensors" in out
+    assert "model big.safetensors: done: fetched 3.1 MB" in err
+
+    host.requests.clear()
+    status, _, err = await applied(path, models)
+    assert status == 0
+    assert "later renamed.bin: done: there" in err
+    assert host.requests == []
+
+
+async def test_apply_replaces_a_file_that_is_another_one(host, models, tmp_path):
+    """The manifest's sha256 is what counts, not the name."""
+    body = safetensors(1 << 20)
+    host.put("/big.safetensors", body)
+    host.put("/small.bin", b"x")
+    path = named(tmp_path, host, sha256=hashlib.sha256(body).hexdigest())
+    place = models / "checkpoints" / "big.safetensors"
+    place.parent.mkdir(parents=True)
+    place.write_bytes(safetensors(1 << 20, seed=2))
+
+    assert (await applied(path, models))[0] == 0
+    assert place.read_bytes() == body
+
+
+async def test_apply_names_the_model_whose_hash_is_wrong(host, models, tmp_path):
+    """Nothing is left of it; the other model came."""
+    host.put("/big.safetensors", safetensors(1 << 20))
+    host.put("/small.bin", b"x")
+
+    status, _, err = await applied(named(tmp_path, host, sha256="0" * 64), models)
+
+    assert status == 1
+    assert "comfyfn: model big.safetensors: " in err
+    assert "SHA-256" in err
+    assert list((models / "checkpoints").iterdir()) == []
+    assert (models / "loras" / "sub" / "renamed.bin").is_file()
+
+
+async def test_apply_that_was_killed_goes_on_where_it_was(host, models, tmp_path):
+    """The next one fetches the rest alone, and the bytes are right."""
+    body = safetensors(40 << 20)
+
+    async def stop(sent):
+        if sent >= 6 << 20:
+            await asyncio.Event().wait()
+
+    host.files["/big.safetensors"] = File(body, pause=stop)
+    host.put("/small.bin", b"x")
+    path = named(tmp_path, host)
+    first = await begun(path, models)
+    there = 0
+    while there < 8 << 20:
+        await asyncio.sleep(0.01)
+        there = noted(models)
+    first.kill()
+    await first.communicate()
+    there = noted(models)
+    host.files["/big.safetensors"], host.served = File(body), 0
+
+    status, _, err = await applied(path, models)
+
+    assert status == 0, err
+    assert f"{there / 1e6:,.1f} MB were there" in err
+    assert host.served == len(body) - there + len(b"x")
+    folder = models / "checkpoints"
+    assert [file.name for file in folder.iterdir()] == ["big.safetensors"]
+    assert (folder / "big.safetensors").read_bytes() == body
+
+
+def noted(models):
+    """Count the bytes that are on disk for good."""
+    for note in models.glob("*/.*.note"):
+        with contextlib.suppress(ValueError, OSError):
+            return sum(end - start for start, end in json.loads(note.read_text())["done"])
+    return 0
+
+
+async def test_apply_sends_what_the_operator_set_and_shows_none_of_it(host, models, tmp_path):
+    """The header of the environment opens the host, and is in no output."""
+    host.put("/big.safetensors", safetensors(1 << 20), wants={"x-key": "canary4711"})
+    host.put("/small.bin", b"x")
+    path = named(tmp_path, host)
+
+    status, out, err = await applied(path, models)
+    assert status == 1
+    assert "model big.safetensors: " in err
+
+    header = {"HTTP_AUTH_HEADER_NAME": "X-Key", "HTTP_AUTH_HEADER_VALUE": "canary4711"}
+    status, out, err = await applied(path, models, **header)
+    assert status == 0, err
+    assert "canary4711" not in out + err
