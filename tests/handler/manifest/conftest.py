@@ -12,16 +12,12 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from sources.installation import build_site
 
 from handler.manifest.faults import InstallFailed
 from handler.manifest.git import Git
 from handler.manifest.packages import Packages, find_uv
 from handler.manifest.registry import Archive
-
-
-def pytest_configure(config):
-    line = "apt: installs a Debian package (COMFYFN_TEST_APT=1, root and the network are needed)"
-    config.addinivalue_line("markers", line)
 
 
 class Repository:
@@ -191,3 +187,9 @@ class ShelfRegistry:
 @pytest.fixture
 def registry():
     return ShelfRegistry()
+
+
+@pytest.fixture
+def site(tmp_path, repository, git_env, plain_env, registry, wheels, python):
+    """A place to install into, with its sources; `site.again()` is a second, empty one."""
+    return build_site(tmp_path, repository, git_env, plain_env, registry, wheels, python)

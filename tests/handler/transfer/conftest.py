@@ -12,11 +12,6 @@ from handler.transfer.records import Limits
 from handler.transfer.threads import Threads
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Tell the marks that only tests here bear."""
-    config.addinivalue_line("markers", "azurite: needs azurite-blob on the PATH")
-
-
 @pytest.fixture
 async def host():
     async with hosting() as running:
