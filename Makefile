@@ -9,6 +9,8 @@ STAMP := $(VENV)/.installed
 install: $(STAMP) ## the virtual environment with everything
 
 $(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and \
+	"Python 3.11+ is needed, $(PYTHON) is " + v + "; try PYTHON=python3.12")'
 	@echo "setting up $(VENV), about a minute" >&2
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]' >&2
@@ -34,4 +36,4 @@ fix: install
 	$(BIN)/ruff check --fix .
 
 bench: install
-	$(BIN)/python benchmarks/bench.py all
+	$(BIN)/python benchmarks/bench.py all --quick

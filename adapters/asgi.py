@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
 from adapters.asgi_answer import AnswerResponse, accepted_form
-from adapters.asgi_body import read_json
+from adapters.asgi_body import JsonBodies
 from adapters.asgi_docs import docs_routes
+from adapters.asgi_origin import OwnOriginOnly, is_loopback
 from handler.errors import (
     HandlerError,
     InternalFault,
@@ -31,6 +32,9 @@ from handler.payload import parse_payload
 from handler.version import VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable
+    from pathlib import Path
+
     from starlette.requests import Request
 
     from handler.job import Job, JobEvent
@@ -39,7 +43,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("comfyfn.http")
 KEEPALIVE_S = 15.0
-Lifespan = Callable[[Starlette], contextlib.AbstractAsyncContextManager[None]]
+LONGEST_EVENT_ID = 18  # digits; no job tells so much, and Python refuses to read thousands
 
 
 class AnyText(Convertor[str]):
@@ -69,12 +73,19 @@ class Json(Response):
         return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
 
 
-def make_app(handler: Handler, settings: Settings, lifespan: Lifespan | None = None) -> Starlette:
-    """Make the ASGI application of a handler."""
-    routes = Routes(handler, settings)
+def make_app(handler: Handler, settings: Settings, scratch: Path | None = None) -> Starlette:
+    """Make the ASGI application of a handler, for one event loop.
+
+    Args:
+        scratch: folder for large bodies; the system's temporary one by default.
+    """
+    routes = Routes(handler, settings, scratch)
+    allowed = [name.strip() for name in settings.allow_origins.split(",") if name.strip()]
     return Starlette(
+        middleware=[
+            Middleware(OwnOriginOnly, allowed=allowed, loopback=is_loopback(settings.host))
+        ],
         routes=routes.table(),
-        lifespan=lifespan,
         exception_handlers={
             HandlerError: error_answer,
             HTTPException: error_answer,
@@ -109,9 +120,10 @@ def _as_ours(request: Request, error: Exception) -> HandlerError:
 class Routes:
     """The routes, one method each."""
 
-    def __init__(self, handler: Handler, settings: Settings) -> None:
+    def __init__(self, handler: Handler, settings: Settings, scratch: Path | None = None) -> None:
         self._handler = handler
         self._settings = settings
+        self._bodies = JsonBodies(scratch)
 
     def table(self) -> list[BaseRoute]:
         """List the routes."""
@@ -131,7 +143,7 @@ class Routes:
 
     async def prompt(self, request: Request) -> Response:
         """Run a graph and answer with its outputs; the client going away cancels it."""
-        body = await read_json(request, self._settings.max_body_mb << 20)
+        body = await self._bodies.read(request, self._settings.max_body_mb << 20)
         form = accepted_form(request.headers.get("accept", ""))
         job = self._handler.submit(parse_payload(body))
         del body  # may be most of our memory
@@ -153,13 +165,15 @@ class Routes:
 
     async def interrupt(self, request: Request) -> Response:
         """Stop the job of an id, wherever it is."""
-        body = await read_json(request, 1 << 20)
+        body = await self._bodies.read(request, 1 << 20)
         job_id = body.get("id") if isinstance(body, dict) else None
         if not isinstance(job_id, str) or not job_id:
             raise InvalidPayload("id: a text is required", location="id")
         found = self._handler.cancel(job_id)
-        state = "success" if found else "failed"
-        return Json({"id": job_id, "interrupted": state}, status_code=200 if found else 404)
+        if found:
+            return Json({"id": job_id, "interrupted": "success"})
+        why = "no unfinished job has this id"
+        return Json({"id": job_id, "interrupted": "failed", "error": why}, status_code=404)
 
     async def job(self, request: Request) -> Response:
         """Tell how a job is."""
@@ -169,11 +183,11 @@ class Routes:
     async def job_events(self, request: Request) -> Response:
         """Stream a job's events (SSE); `Last-Event-ID` resumes."""
         job = self._find(request)
-        last = request.headers.get("last-event-id", "")
+        after = _event_id(request.headers.get("last-event-id", ""))
         if request.query_params.get("previews", "").lower() in {"1", "true"}:
             job.wants_previews = True
         return StreamingResponse(
-            _sse(job, int(last) if last.isdecimal() else 0),
+            _sse(job, after),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
@@ -231,6 +245,11 @@ class Routes:
             "reason": report.reason,
         }
         return Json(body, status_code=200 if ok else 503)
+
+
+def _event_id(text: str) -> int:
+    """Read a `Last-Event-ID`; what is none of ours resumes nothing."""
+    return int(text) if text.isdecimal() and len(text) <= LONGEST_EVENT_ID else 0
 
 
 async def _disconnected(request: Request) -> None:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from handler.records import Output
 
 BLOCK_BYTES = 1 << 20
+MOST_RANGES = 32  # of an Accept header; browsers send fewer than ten
 RAW_TYPES = ("image/", "video/", "audio/", "model/", "application/octet-stream", "text/plain")
 
 
@@ -45,7 +46,7 @@ class Form:
 def accepted_form(accept: str) -> Form:
     """Read an `Accept` header; JSON unless raw media or multipart is what it asks for first."""
     ranked = []
-    for place, part in enumerate(accept.split(",")):
+    for place, part in enumerate(accept.split(",", MOST_RANGES)[:MOST_RANGES]):
         name, *params = (p.strip().lower() for p in part.split(";"))
         weight = next((_weight(p[2:]) for p in params if p.startswith("q=")), 1.0)
         if name and weight > 0:
@@ -104,30 +105,29 @@ class AnswerResponse(Response):
                 await _refuse(send, self._form.types, self._answer.outputs)
             return
         output = fitting[0]
-        await _start(send, output.mime, output.bytes, _headers(output, len(fitting)))
+        headers = [*_marks(self._answer), *_headers(output, len(fitting))]
+        await _start(send, output.mime, output.bytes, headers)
         async for block in output_blocks(output):
             await _body(send, block)
         await send({"type": "http.response.body", "body": b""})
 
     def _fitting(self) -> list[Output]:
         """List the outputs of the accepted types: by the client's preference, then node order."""
-        found: list[Output] = []
+        found: dict[int, Output] = {}
         for wanted in self._form.types:
             family = wanted.removesuffix("*") if wanted.endswith("/*") else None
-            found += [
-                output
-                for output in self._answer.outputs
-                if output not in found
-                and (output.mime == wanted or (family and output.mime.startswith(family)))
-            ]
-        return found
+            for place, output in enumerate(self._answer.outputs):
+                if output.mime == wanted or (family and output.mime.startswith(family)):
+                    found.setdefault(place, output)
+        return list(found.values())
 
     async def _multipart(self, send: Send) -> None:
         boundary = uuid.uuid4().hex
         parts = [(_part_head(boundary, o), o) for o in self._answer.outputs]
         end = f"--{boundary}--\r\n".encode()
         length = len(end) + sum(len(head) + o.bytes + 2 for head, o in parts)
-        await _start(send, f"multipart/mixed; boundary={boundary}", length)
+        kind = f"multipart/mixed; boundary={boundary}"
+        await _start(send, kind, length, _marks(self._answer))
         for head, output in parts:
             await _body(send, head)
             async for block in output_blocks(output):
@@ -146,6 +146,16 @@ async def output_blocks(output: Output) -> AsyncIterator[bytes]:
         with output.path.open("rb") as source:
             while block := await asyncio.to_thread(source.read, BLOCK_BYTES):
                 yield block
+
+
+def _marks(answer: Answer) -> list[tuple[bytes, bytes]]:
+    """Tell, where no JSON does, which job this was and which engine ran it."""
+    engine = answer.tail["engine"]
+    ran = " ".join(filter(None, (engine["kind"], engine["version"])))
+    return [
+        (b"x-comfyfn-id", quote(answer.job_id, safe="").encode()),
+        (b"x-comfyfn-engine", quote(ran, safe=" ").encode()),
+    ]
 
 
 def _headers(output: Output, count: int) -> list[tuple[bytes, bytes]]:

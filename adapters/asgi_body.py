@@ -7,70 +7,94 @@ import mmap
 import re
 import secrets
 import tempfile
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
-from handler.errors import InvalidPayload, JobCancelled, PayloadTooLarge, UnsupportedMediaType
+from handler.errors import (
+    InternalFault,
+    InvalidPayload,
+    JobCancelled,
+    PayloadTooLarge,
+    UnsupportedMediaType,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Bodies over this go to disk while they arrive: many slow uploads must not add up in memory.
 IN_MEMORY_BYTES = 1 << 20
+LONGEST_SIZE = 18  # digits; Python refuses to read numbers of thousands of them
 # A text of base64 or a data URI, long enough to be worth the detour: nothing in it is escaped, and
 # what follows a closing quote (`:`, `,` or a bracket) cannot be taken for its begin.
 LONG_TEXT = re.compile(rb'(?<!\\)"(?![:,])([A-Za-z0-9+/=_:;,.-]{65536,}+)"(?!\s*:)')
 JSON_TYPES = ("application/json", "text/json")
-# One large body is decoded at a time; the others wait on disk.
-_decoding = asyncio.Semaphore(1)
 
 
-async def read_json(request: Request, limit: int) -> Any:
-    """Read and decode the body.
+class JsonBodies:
+    """Reads the bodies of one application's requests, all in one event loop.
 
     Args:
-        limit: the largest body in bytes.
-
-    Raises:
-        UnsupportedMediaType, PayloadTooLarge, InvalidPayload, JobCancelled (client gone).
+        scratch: folder for large bodies; the system's temporary one by default.
     """
-    kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
-    if kind not in JSON_TYPES and not kind.endswith("+json"):
-        raise UnsupportedMediaType(
-            f"the body must be application/json, not {kind}", hint="set the Content-Type header"
-        )
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limit:
-        raise _too_large(limit)
-    try:
-        return await _read(request, limit)
-    except ClientDisconnect as error:
-        raise JobCancelled("the client went away while it sent its request") from error
 
+    def __init__(self, scratch: Path | None = None) -> None:
+        self._scratch = scratch
+        # One large body is decoded at a time; the others wait on disk.
+        self._decoding = asyncio.Semaphore(1)
 
-async def _read(request: Request, limit: int) -> Any:
-    parts: list[bytes] = []
-    size = 0
-    spool: IO[bytes] | None = None
-    try:
-        async for block in request.stream():
-            size += len(block)
-            if size > limit:
-                raise _too_large(limit)
+    async def read(self, request: Request, limit: int) -> Any:
+        """Read and decode a body.
+
+        Args:
+            limit: the largest body in bytes.
+
+        Raises:
+            UnsupportedMediaType, PayloadTooLarge, InvalidPayload, JobCancelled (client gone),
+            InternalFault (no room in the scratch folder).
+        """
+        kind = request.headers.get("content-type", "application/json").split(";")[0].strip().lower()
+        if kind not in JSON_TYPES and not kind.endswith("+json"):
+            raise UnsupportedMediaType(
+                f"the body must be application/json, not {kind}", hint="set the Content-Type header"
+            )
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and (len(announced) > LONGEST_SIZE or int(announced) > limit):
+            raise _too_large(limit)
+        try:
+            return await self._read(request, limit)
+        except ClientDisconnect as error:
+            raise JobCancelled("the client went away while it sent its request") from error
+        except OSError as error:
+            raise InternalFault(
+                f"the body cannot be stored: {error.strerror}", hint="check WORK_DIR and its space"
+            ) from error
+
+    async def _read(self, request: Request, limit: int) -> Any:
+        parts: list[bytes] = []
+        size = 0
+        spool: IO[bytes] | None = None
+        try:
+            async for block in request.stream():
+                size += len(block)
+                if size > limit:
+                    raise _too_large(limit)
+                if spool is not None:
+                    await asyncio.to_thread(spool.write, block)
+                    continue
+                parts.append(block)
+                if size > IN_MEMORY_BYTES:
+                    spool = tempfile.TemporaryFile(dir=self._scratch)  # noqa: SIM115
+                    spool.write(b"".join(parts))
+                    parts.clear()
+            if spool is None:
+                return decode(parts[0] if len(parts) == 1 else b"".join(parts))
+            async with self._decoding:
+                return await asyncio.to_thread(_decode_file, spool)
+        finally:
             if spool is not None:
-                await asyncio.to_thread(spool.write, block)
-                continue
-            parts.append(block)
-            if size > IN_MEMORY_BYTES:
-                spool = tempfile.TemporaryFile(prefix="comfyfn-body-")  # noqa: SIM115
-                spool.write(b"".join(parts))
-                parts.clear()
-        if spool is None:
-            return decode(parts[0] if len(parts) == 1 else b"".join(parts))
-        async with _decoding:
-            return await asyncio.to_thread(_decode_file, spool)
-    finally:
-        if spool is not None:
-            spool.close()
+                spool.close()
 
 
 def _decode_file(spool: IO[bytes]) -> Any:

@@ -121,7 +121,8 @@ def _prompt() -> dict[str, Any]:
         "summary": "Run a graph",
         "description": (
             "Runs a graph in API format and answers with all it produced. "
-            "With `Accept: image/*`, `video/*` or `multipart/mixed` the bytes come raw. "
+            "With `Accept: image/*`, `video/*` or `multipart/mixed` the bytes come raw; "
+            "`X-Comfyfn-Engine` and `X-Comfyfn-Id` tell which engine ran the job, and its id. "
             "A client that goes away cancels its job."
         ),
         "operationId": "run_prompt",

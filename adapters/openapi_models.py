@@ -108,6 +108,7 @@ class InterruptAnswer(BaseModel):
 
     id: str
     interrupted: str = Field(description="success or failed")
+    error: str | None = Field(None, description="why it failed")
 
 
 class JobAnswer(BaseModel):

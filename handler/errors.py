@@ -8,6 +8,7 @@
     │   ├── WorkflowFormatUi     400 workflow_format_ui   "Save" format where "Export (API)" is due
     │   ├── InputFailed          400 input_failed         a media input cannot be had or decoded
     │   ├── UrlNotAllowed        400 url_not_allowed      the address policy refuses the URL
+    │   ├── ForeignOrigin        403 foreign_origin       a web page of another site sent it
     │   ├── ConversionFailed     422 conversion_failed    an output cannot be had in that format
     │   ├── NotFound             404 not_found            no such route or job
     │   ├── MethodNotAllowed     405 method_not_allowed
@@ -96,6 +97,13 @@ class HandlerError(Exception):
         self.node_title = self.node_title or title
         return self
 
+    def detached(self) -> Self:
+        """Give a copy for a record: without the traceback, whose frames hold the whole request."""
+        copy = type(self).__new__(type(self))
+        copy.args = self.args
+        copy.__dict__.update(self.__dict__)
+        return copy
+
     def envelope(self) -> dict[str, Any]:
         """Give the JSON body of an error, the same on every platform.
 
@@ -159,6 +167,16 @@ class UrlNotAllowed(CallerError):
     """The outgoing address policy refuses the URL."""
 
     code = "url_not_allowed"
+
+
+class ForeignOrigin(CallerError):
+    """A web page of another site sent the request through its visitor's browser."""
+
+    code = "foreign_origin"
+    status = 403
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="ALLOW_ORIGINS names the hosts that may")
 
 
 class ConversionFailed(CallerError):

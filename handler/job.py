@@ -13,6 +13,7 @@ from handler.errors import HandlerError, JobCancelled
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+    from pathlib import Path
 
     from handler.records import Output
     from handler.wire import Answer
@@ -81,9 +82,9 @@ class Job:
     Attributes:
         uid: ours, unguessable; names folders and the engine's prompt.
         id: the caller's, or drawn.
-        node_count: nodes in the graph.
         wants_previews: whether a follower asked for pictures of the work so far.
         stage_s: seconds spent in each phase.
+        strays: the run's files outside the job's own folder.
     """
 
     uid: str
@@ -96,6 +97,7 @@ class Job:
     outputs: list[Output] = field(default_factory=list)
     error: HandlerError | None = None
     stage_s: dict[str, float] = field(default_factory=dict)
+    strays: set[Path] = field(default_factory=set)
     cancel_asked: bool = False
     task: asyncio.Task[Any] | None = None
     answered: asyncio.Future[Answer] | None = None
@@ -133,11 +135,15 @@ class Job:
         self.tell(phase.value if phase.final else "phase", {"phase": phase.value, **data})
 
     def tell(self, kind: str, data: dict[str, Any]) -> None:
-        """Give an event to the followers."""
+        """Give an event to the followers; of all but pictures, long texts are cut."""
         self._seq += 1
+        if len(self._events) == EVENTS_KEPT:
+            self._drop_a_step()
         if kind == "preview":
             self._keep_events(lambda event: event.type != "preview")  # only the newest is news
-        self._events.append(JobEvent(self._seq, kind, data))
+        self._events.append(
+            JobEvent(self._seq, kind, data if kind == "preview" else shortened(data))
+        )
         for follower in self._followers:
             follower.set()
 
@@ -145,6 +151,13 @@ class Job:
         """End the job with its outputs; the record keeps the beginning of long texts."""
         self.outputs = [_brief(output) for output in outputs]
         self.enter(Phase.SUCCEEDED, outputs=[output.public() for output in self.outputs])
+
+    def _drop_a_step(self) -> None:
+        """Make room: steps of progress go before anything that tells what happened."""
+        for index, event in enumerate(self._events):
+            if event.type == "progress":
+                del self._events[index]
+                return
 
     def compact(self) -> None:
         """Keep the events that tell what happened, without the steps in between."""
@@ -157,9 +170,11 @@ class Job:
         """End the job with an error; only the first one counts."""
         if self.phase.final:
             return
-        self.error = error
+        self.error = kept = error.detached()
+        vars(kept).update(shortened(vars(kept)))
+        kept.args = (kept.message,)
         final = Phase.CANCELLED if isinstance(error, JobCancelled) else Phase.FAILED
-        self.enter(final, **error.envelope())
+        self.enter(final, **kept.envelope())
 
     async def follow(self, after: int = 0) -> AsyncGenerator[JobEvent, None]:
         """Give every event from `after` on until the final one.
@@ -194,6 +209,17 @@ class Job:
             "error": self.error.envelope() if self.error else None,
             "stage_s": {name: round(s, 4) for name, s in self.stage_s.items()},
         }
+
+
+def shortened(value: Any) -> Any:
+    """Give a value with long texts and long lists cut, at any depth, for events and records."""
+    if isinstance(value, str):
+        return value[:RECORD_TEXT_CHARS]
+    if isinstance(value, dict):
+        return {key: shortened(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [shortened(entry) for entry in value[:RECORD_TEXT_CHARS]]
+    return value
 
 
 def _brief(output: Output) -> Output:
@@ -238,6 +264,8 @@ class JobBoard:
     def _expire(self) -> None:
         horizon = time.time() - self._retention_s
         excess = len(self._jobs) - self._most
+        if excess > 0:  # only records count: a full queue must not push them out
+            excess -= sum(not job.phase.final for job in self._jobs.values())
         for job in list(self._jobs.values()):
             if job.finished_at is None:
                 continue

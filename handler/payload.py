@@ -6,12 +6,24 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from handler.errors import InvalidPayload
+from handler.errors import InvalidPayload, WorkflowFormatUi
+from handler.graph.nearest import nearest
+from handler.graph.ui_format import is_ui_format
 from handler.media.options import ConvertOutput
 
 # comfyui-api's keys whose work this version does not do. Dropping them silently would look like
 # a job done: the caller is told instead.
-NOT_YET = ("webhook", "webhook_v2", "s3", "azure_blob_upload", "hf_upload", "http_upload")
+NOT_YET = (
+    "credentials",
+    "webhook",
+    "webhook_v2",
+    "s3",
+    "azure_blob_upload",
+    "hf_upload",
+    "http_upload",
+)
+
+MISSPELT = 0.8
 
 EXAMPLE_GRAPH: dict[str, Any] = {
     "1": {
@@ -81,6 +93,9 @@ def parse_payload(raw: Any) -> PromptRequest:
         raise InvalidPayload(
             f"the payload must be a JSON object with the key `prompt`, not {_kind(raw)}"
         )
+    if "prompt" not in raw:
+        _tell_a_bare_graph(raw)
+    _tell_misspelt_keys(raw)
     later = [key for key in NOT_YET if raw.get(key) not in (None, "", False)]
     if later:
         raise InvalidPayload(
@@ -92,6 +107,33 @@ def parse_payload(raw: Any) -> PromptRequest:
         return PromptRequest.model_validate(raw)
     except ValidationError as error:
         raise invalid_payload(error) from error
+
+
+def _tell_a_bare_graph(raw: dict[str, Any]) -> None:
+    """The first thing many people post is the graph itself."""
+    if is_ui_format(raw):
+        raise WorkflowFormatUi(
+            "the graph is in the format of ComfyUI's Save, which cannot be run",
+            hint='in ComfyUI choose "Export (API)", and send it as {"prompt": <graph>}',
+        )
+    nodes = [node for node in raw.values() if isinstance(node, dict) and "class_type" in node]
+    if nodes:
+        raise InvalidPayload(
+            "this is a bare graph", location="prompt", hint='send it as {"prompt": <graph>}'
+        )
+
+
+def _tell_misspelt_keys(raw: dict[str, Any]) -> None:
+    """Unknown keys are ignored, as comfyui-api does, unless one is nearly a known one."""
+    known = [*PromptRequest.model_fields, *NOT_YET]
+    for key in (key for key in raw if key not in known):
+        near = nearest(key, known, limit=1, cutoff=MISSPELT)
+        if near:
+            raise InvalidPayload(
+                f"{key[:80]}: there is no such key",
+                location=key[:80],
+                hint=f"did you mean {near[0]}?",
+            )
 
 
 def invalid_payload(error: ValidationError) -> InvalidPayload:

@@ -25,16 +25,17 @@ from handler.errors import (
     HandlerError,
     InternalFault,
     JobCancelled,
+    NotFound,
     NotReady,
     QueueFull,
     QueueTimedOut,
 )
 from handler.health import Health, HealthReport
-from handler.job import Job, JobBoard, JobEvent, Phase
+from handler.job import Job, JobBoard, JobEvent, Phase, shortened
 from handler.payload import PromptRequest, parse_payload
 from handler.pipeline.execute import Recorder, engine_prompt, judge_end
 from handler.pipeline.faults import graph_refused
-from handler.pipeline.run import run_pipeline
+from handler.pipeline.run import JobFolder, run_pipeline
 from handler.pipeline.stages import Parts, Prepared, Ran, Received
 from handler.slots import Slots
 from handler.warmup import warmup_payload
@@ -64,6 +65,7 @@ class Handler:
         self._started = False
         self._draining = False
         self._boot_error: HandlerError | None = None
+        self._warmup: dict[str, Any] | None = None
         self._busy_s: deque[float] = deque(maxlen=32)
         self._winding_down: set[asyncio.Task[Any]] = set()
         self._closing: set[asyncio.Task[Any]] = set()
@@ -119,6 +121,7 @@ class Handler:
         for task in [*self._winding_down, *self._closing]:
             task.cancel()
         await asyncio.gather(*self._winding_down, *self._closing, return_exceptions=True)
+        self._parts.converters.shutdown(wait=False, cancel_futures=True)
 
     # -- jobs -----------------------------------------------------------------------------------
 
@@ -159,13 +162,18 @@ class Handler:
 
     async def result(self, job: Job) -> Answer:
         """Wait for a submitted job. Cancelling this call cancels the job."""
-        assert job.answered is not None
+        answered = job.answered
+        if answered is None:
+            raise NotFound(f"the answer of job {job.id!r} was given already")
         try:
-            return await asyncio.shield(job.answered)
+            return await asyncio.shield(answered)
         except asyncio.CancelledError:
             self._cancel(job)
-            job.answered.add_done_callback(self._close_unclaimed)
+            answered.add_done_callback(self._close_unclaimed)
             raise
+        finally:
+            # The record stays for an hour; a result, and what an error's frames hold, must not.
+            job.answered = None
 
     async def stream(self, payload: Any) -> AsyncIterator[JobEvent | Answer]:
         """Run a payload and give its events as they happen, its answer last.
@@ -174,17 +182,15 @@ class Handler:
             HandlerError: as the job ended, after its last event.
         """
         job = self.submit(payload)
-        claimed = False
         try:
             async for event in job.follow():
                 yield event
-            answer = await self.result(job)
-            claimed = True
-            yield answer
+            yield await self.result(job)
         finally:
             self._cancel(job)
-            if not claimed and job.answered is not None:
+            if job.answered is not None:
                 job.answered.add_done_callback(self._close_unclaimed)
+                job.answered = None
 
     def find(self, job_id: str) -> Job | None:
         """Give the newest job of that id."""
@@ -247,7 +253,6 @@ class Handler:
 
     async def _work(self, received: Received) -> None:
         job = received.job
-        assert job.answered is not None
         try:
             answer = await run_pipeline(
                 received,
@@ -262,19 +267,20 @@ class Handler:
             self._end(job, JobCancelled(why))
         except Exception as error:
             log.exception("job %s: a fault of ours", job.id)
-            fault = InternalFault(f"internal fault: {type(error).__name__}", hint="see the log")
-            fault.__cause__ = error
-            self._end(job, fault)
+            self._end(job, _fault_of_ours(error))
         else:
-            job.succeed(answer.outputs)
-            job.answered.set_result(answer)
             log.info("job %s: %s outputs, %s", job.id, len(answer.outputs), _times(job))
+            job.succeed(answer.outputs)
+            if job.answered is None:  # nobody waits any more
+                await answer.close()
+            else:
+                job.answered.set_result(answer)
 
     def _end(self, job: Job, error: HandlerError) -> None:
         if job.phase.final:
             return
         job.fail(error)
-        log.warning("job %s: %s: %s", job.id, error.code, error.message)
+        log.warning("job %s: %s: %s", job.id, error.code, shortened(error.message))
         if job.answered is not None and not job.answered.done():
             job.answered.set_exception(error)
             job.answered.exception()  # read once: an answer nobody waits for is no loose end
@@ -355,7 +361,7 @@ class Handler:
                 run.cancel()
                 await asyncio.gather(run, return_exceptions=True)
                 self._slots.release(job)
-                self._engine.files.forget(job.uid)
+                await JobFolder(job, self._parts).remove()
 
         task = asyncio.create_task(stop(), name=f"wind-down-{job.id}")
         self._winding_down.add(task)
@@ -370,26 +376,33 @@ class Handler:
     async def _warm_up(self) -> None:
         """Run the warmup prompt, outputs discarded; before any job and after every restart."""
         try:
-            raw = await warmup_payload(self._settings, self._parts)
-            if raw is None:
-                return
-            begun = time.monotonic()
-            job = Job(uid=f"warmup-{uuid.uuid4().hex}", id="warmup")
-            received = Received(job, parse_payload(raw))
-            answer = await run_pipeline(received, self._parts, lambda p: self._run_once(p, job))
-            await answer.close()
-            log.info("warmup took %.2f s", time.monotonic() - begun)
-        except HandlerError as error:
+            await self._warm_up_once()
+        except Exception as error:
+            fault = error if isinstance(error, HandlerError) else _fault_of_ours(error)
             if self._settings.warmup_failure == "continue":
-                log.warning("the warmup failed, going on without: %s", error.message)
+                log.warning("the warmup failed, going on without: %s", fault.message)
                 return
             raise BootFailed(
-                f"the warmup failed: {error.message}",
-                hint=error.hint or "WARMUP_FAILURE=continue boots without it",
-                details=error.envelope(),
-                log_tail=error.log_tail,
-                blame="image",
+                f"the warmup failed: {fault.message}",
+                hint=fault.hint or "WARMUP_FAILURE=continue boots without it",
+                details=fault.envelope(),
+                log_tail=fault.log_tail,
+                # Whoever sends the warmup, it is the image's: no caller is at fault here.
+                blame="image" if fault.blame == "caller" else fault.blame,
+                retryable=fault.retryable,
             ) from error
+
+    async def _warm_up_once(self) -> None:
+        # Read once: a restart must not depend on the network.
+        self._warmup = self._warmup or await warmup_payload(self._settings, self._parts)
+        if self._warmup is None:
+            return
+        begun = time.monotonic()
+        job = Job(uid=f"warmup-{uuid.uuid4().hex}", id="warmup")
+        received = Received(job, parse_payload(self._warmup))
+        answer = await run_pipeline(received, self._parts, lambda p: self._run_once(p, job))
+        await answer.close()
+        log.info("warmup took %.2f s", time.monotonic() - begun)
 
     async def _run_once(self, prepared: Prepared, job: Job) -> Ran:
         recorder = Recorder(prepared, job, self._parts)
@@ -450,6 +463,13 @@ def _until_started(wait: asyncio.Timeout, recorder: Recorder) -> OnEvent:
         recorder(event)
 
     return listen
+
+
+def _fault_of_ours(error: Exception) -> InternalFault:
+    what = f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else ""
+    fault = InternalFault(f"internal fault: {what or type(error).__name__}", hint="see the log")
+    fault.__cause__ = error
+    return fault
 
 
 def _times(job: Job) -> str:

@@ -7,14 +7,21 @@ docs/settings.md is generated from here. All faults are told at once.
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
+import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 Environment = Mapping[str, str]
+# A name or a glob, or an IPv6 address in brackets, with a port or not; and origins.
+_HOST_ENTRY = re.compile(
+    r"(https?://)?(\[[\da-f:.]+\]|[\w.*?\-\[\]!]+)(:\d{1,5})?/?", re.IGNORECASE
+)
 
 
 class SettingsError(ValueError):
@@ -80,6 +87,56 @@ def _text(text: str) -> str:
     return text
 
 
+def _split_url(text: str) -> SplitResult:
+    """Split an http(s) URL.
+
+    Raises:
+        ValueError: it is none, or its host or port cannot be.
+    """
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"is no URL: {error}") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname or port == 0:
+        raise ValueError("is no http:// or https:// URL")
+    if any(mark.isspace() or not mark.isprintable() for mark in text):
+        raise ValueError("is no URL: there is a space in it")
+    return parts
+
+
+def _url(text: str) -> str:
+    _split_url(text)
+    return text
+
+
+def _origins(text: str) -> str:
+    for entry in filter(None, map(str.strip, text.split(","))):
+        parts = _split_url(entry)
+        rest = (parts.path.rstrip("/"), parts.query, parts.fragment)
+        if any(rest) or "@" in parts.netloc or "*" in parts.netloc:
+            raise ValueError(f"is no list of origins (https://host or https://host:port): {entry}")
+    return text
+
+
+def _hosts(text: str) -> str:
+    for entry in filter(None, map(str.strip, text.split(","))):
+        if not (_HOST_ENTRY.fullmatch(entry) or _is_network(entry)):
+            known = "host globs, addresses and CIDR ranges, each with a :port or not"
+            raise ValueError(f"is no list of {known}: {entry}")
+    return text
+
+
+def _is_network(entry: str) -> bool:
+    if entry.startswith("[") or entry.count(":") == 1:
+        entry = re.sub(r":\d{1,5}$", "", entry)
+    try:
+        ipaddress.ip_network(re.sub(r"[\[\]]", "", entry), strict=False)
+    except ValueError:
+        return False
+    return True
+
+
 def _env(name: str, default: Any, parse: Callable[[str], Any], about: str) -> Any:
     return field(default=default, metadata={"env": name, "parse": parse, "about": about})
 
@@ -95,6 +152,12 @@ class Settings:
 
     host: str = _env("HOST", "127.0.0.1", _text, "address the server listens on")
     port: int = _env("PORT", 3000, _whole(0, 65535), "port the server listens on")
+    allow_origins: str = _env(
+        "ALLOW_ORIGINS",
+        "",
+        _text,
+        "hosts whose web pages may call, and names a server on loopback may have; `*`: all",
+    )
     log_level: str = _env(
         "LOG_LEVEL",
         "info",
@@ -124,7 +187,7 @@ class Settings:
     comfy_url: str = _env(
         "COMFY_URL",
         "",
-        _text,
+        _url,
         "a ComfyUI that already runs: nothing is started, files are uploaded",
     )
     comfy_port: int = _env(
@@ -144,7 +207,10 @@ class Settings:
         "ENGINE_PREFETCH", 2, _whole(1, 64), "prompts handed to the engine at once; it runs one"
     )
     restart_budget: int = _env(
-        "ENGINE_RESTARTS", 5, _whole(0), "engine starts in a row without a success, then unhealthy"
+        "ENGINE_RESTARTS",
+        5,
+        _whole(0),
+        "engine restarts in a row without a finished run, then unhealthy",
     )
     always_restart: bool = _env(
         "ALWAYS_RESTART_COMFYUI", False, _flag, "never give up restarting the engine"
@@ -202,11 +268,11 @@ class Settings:
     url_allow_hosts: str = _env(
         "URL_ALLOW_HOSTS",
         "",
-        _text,
+        _hosts,
         "host globs, IPs and CIDRs that callers' URLs may reach although they are not public",
     )
     trusted_origins: str = _env(
-        "HTTP_TRUSTED_ORIGINS", "", _text, "comfyui-api's form of the same: exact origins"
+        "HTTP_TRUSTED_ORIGINS", "", _origins, "comfyui-api's form of the same: exact origins"
     )
     max_input_mb: int = _env("MAX_INPUT_MB", 2048, _whole(1), "largest media input in MiB")
     fetch_timeout_s: float = _env(
@@ -247,16 +313,23 @@ class Settings:
         return (self.startup_check_interval_s or 1.0) * (self.startup_check_tries or 20)
 
     @classmethod
-    def from_env(cls, environ: Environment | None = None, **defaults: Any) -> Settings:
+    def from_env(
+        cls,
+        environ: Environment | None = None,
+        *,
+        overrides: Environment | None = None,
+        **defaults: Any,
+    ) -> Settings:
         """Read the environment.
 
         Args:
+            overrides: texts that win over the environment's, by variable.
             defaults: fields to have another default than theirs.
 
         Raises:
             SettingsError: naming every variable that cannot be used, and why.
         """
-        environ = os.environ if environ is None else environ
+        environ = {**(os.environ if environ is None else environ), **(overrides or {})}
         values: dict[str, Any] = dict(defaults)
         faults: list[str] = []
         for spec in dataclasses.fields(cls):

@@ -40,6 +40,7 @@ class Answer:
     outputs: list[Output]
     tail: Mapping[str, Any]
     on_close: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
+    _encoded: tuple[bytes, list[Output], bytes] | None = field(default=None, repr=False)
 
     @property
     def files(self) -> list[Output]:
@@ -47,8 +48,9 @@ class Answer:
         return [output for output in self.outputs if output.path is not None]
 
     async def close(self) -> None:
-        """Remove the job's files; more than once is fine."""
+        """Remove the job's files and let go of the result; more than once is fine."""
         on_close, self.on_close = self.on_close, None
+        self.head, self.outputs, self.tail, self._encoded = {}, [], {}, None
         if on_close is not None:
             await on_close()
 
@@ -59,6 +61,11 @@ class Answer:
         await self.close()
 
     def _parts(self) -> tuple[bytes, list[Output], bytes]:
+        """Encode all but the base64, once: the graph in it may be large."""
+        self._encoded = self._encoded or self._encode()
+        return self._encoded
+
+    def _encode(self) -> tuple[bytes, list[Output], bytes]:
         files = self.files
         begin = orjson.dumps(dict(self.head))[:-1]
         begin += (b"," if self.head else b"") + b'"images":['

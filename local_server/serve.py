@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import ipaddress
 import logging
 import signal
 import socket
+import time
 from typing import TYPE_CHECKING, Any
 
 from handler.engine.boot import Site, launch, open_site
 from handler.errors import BootFailed, HandlerError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
-    from starlette.applications import Starlette
-
     from handler.engine.process import EngineProcess
     from handler.service import Handler
     from handler.settings import Settings
 
 log = logging.getLogger("comfyfn.server")
+LEAST_SENDING_S = 1
+HURRIED_STOP_S = 3.0
+KINDS = {"comfyui": "ComfyUI", "embedded": "embedded engine", "attached": "attached ComfyUI"}
 LEVELS = {"trace": "DEBUG", "warn": "WARNING", "fatal": "CRITICAL"}
 
 
@@ -29,27 +31,35 @@ def configure_logging(settings: Settings) -> None:
     """Write our lines to standard error, with the level that is asked for."""
     level = LEVELS.get(settings.log_level, settings.log_level.upper())
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    # httpx tells every request at INFO, query strings and their tokens included.
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    # httpx tells every request at INFO, query strings and their tokens included; the others tell
+    # what the user did not ask for, in words that are not ours.
+    for name in ("httpx", "uvicorn.error", "pyvips"):
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
 
 
 def serve(settings: Settings) -> int:
-    """Serve until a signal; the exit status is 0 after a clean stop.
+    """Serve until a signal.
+
+    Returns:
+        The exit status: 0 after a clean stop, 1 when serving failed.
 
     Raises:
-        BootFailed: there is no engine to start here.
-        OSError: the address cannot be listened on.
+        BootFailed: there is no engine to start here, or the address cannot be listened on.
     """
     configure_logging(settings)
-    listener = listen(settings.host, settings.port)
-    site = open_site(settings, embedded_allowed=True)
-    if settings.ui:
-        announce_page(site)
-    process: EngineProcess | None = None
-    if site.kind != "attached":
-        with contextlib.suppress(HandlerError):  # told again, with its retries, by the handler
-            process = launch(site)
-    return _run(site, process, listener)
+    with (
+        listen(settings.host, settings.port) as listener,
+        contextlib.closing(open_site(settings, embedded_allowed=True)) as site,
+    ):
+        warn_if_open(listener)
+        if settings.ui:
+            announce_page(site)
+        process: EngineProcess | None = None
+        if site.kind != "attached":
+            # Told again, with its retries, by the handler.
+            with contextlib.suppress(HandlerError, OSError):
+                process = launch(site)
+        return _run(site, process, listener)
 
 
 def announce_page(site: Site) -> None:
@@ -67,84 +77,165 @@ def announce_page(site: Site) -> None:
     log.info("ComfyUI's page: %s (once it has booted)", url)
 
 
+def warn_if_open(listener: socket.socket) -> None:
+    """Say so when others than this machine can reach the port: nobody is asked who they are."""
+    host = str(listener.getsockname()[0])
+    if not ipaddress.ip_address(host.partition("%")[0]).is_loopback:
+        log.warning(
+            "open to the network without authentication (HOST=%s): "
+            "put a gateway that asks for a key in front",
+            host,
+        )
+
+
 def listen(host: str, port: int) -> socket.socket:
-    """Open the port now: a taken one is an error before anything is started."""
+    """Open the port now: a taken one is an error before anything is started.
+
+    Raises:
+        BootFailed: it is taken, or the address is not of this machine.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    if host == "::" and socket.has_dualstack_ipv6():
-        return socket.create_server((host, port), family=family, dualstack_ipv6=True, backlog=2048)
-    return socket.create_server((host, port), family=family, backlog=2048)
+    both = host == "::" and socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server((host, port), family=family, dualstack_ipv6=both, backlog=2048)
+    except (OSError, UnicodeError) as error:
+        number = getattr(error, "errno", None)
+        if number == errno.EADDRINUSE:
+            why = f"port {port} of {host} is taken"
+            hint = "end what listens there, or use --port / PORT"
+        elif number == errno.EACCES:
+            why = f"port {port} of {host} may not be listened on"
+            hint = "use --port / PORT with a number over 1023"
+        else:
+            why = f"{host} cannot be listened on: {getattr(error, 'strerror', None) or error}"
+            hint = "use --host / HOST with an address of this machine: 127.0.0.1, or 0.0.0.0"
+        raise BootFailed(why, hint=hint, blame="image") from error
+
+
+class Signals:
+    """SIGTERM and SIGINT: the first asks for an orderly end, any other for one at once."""
+
+    def __init__(self) -> None:
+        self.first = asyncio.Event()
+        self.again = asyncio.Event()
+
+    def __call__(self) -> None:
+        """Take one."""
+        (self.again if self.first.is_set() else self.first).set()
 
 
 def _run(site: Site, process: EngineProcess | None, listener: socket.socket) -> int:
-    import uvicorn
+    async def main() -> int:
+        from handler.build import build_handler
+
+        signals, loop = Signals(), asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, signals)
+        return await serve_handler(build_handler(site, process), site, listener, signals)
 
     with contextlib.suppress(ImportError):
         import uvloop
 
-        return uvloop.run(_serve(site, process, listener, uvicorn))
-    return asyncio.run(_serve(site, process, listener, uvicorn))
+        return uvloop.run(main())
+    return asyncio.run(main())
 
 
-async def _serve(
-    site: Site, process: EngineProcess | None, listener: socket.socket, uvicorn: Any
+async def serve_handler(
+    handler: Handler, site: Site, listener: socket.socket, signals: Signals
 ) -> int:
-    from adapters.asgi import make_app
-    from handler.build import build_handler
+    """Boot a handler and serve it until a signal; whatever happens, it is stopped.
 
-    handler = build_handler(site, process)
-    app = make_app(handler, site.settings, lifespan=_lifespan(handler))
+    Returns:
+        The exit status: 1 where the server, or the stop, failed.
+    """
+    server = _server(handler, site)
+    url = _url(listener)
+    log.info("listening on %s (docs at /docs); the engine boots", url)
+    # Not awaited: the port answers /health while the engine boots.
+    booting = asyncio.create_task(_start(handler, url), name="boot")
+    serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
+    first = asyncio.create_task(signals.first.wait())
+    try:
+        await asyncio.wait({serving, first}, return_when=asyncio.FIRST_COMPLETED)
+        if signals.first.is_set():
+            await _wind_up(handler, server, serving, signals, site.settings.drain_timeout_s)
+        served = _ended_well("the server", serving)
+        if not signals.first.is_set():
+            log.error("the server ended although nothing asked it to")
+            served = False
+    finally:
+        first.cancel()
+        booting.cancel()
+        await asyncio.gather(booting, first, return_exceptions=True)
+        stopping = asyncio.create_task(handler.stop(), name="stop")
+        await _unless_hurried(stopping, signals, HURRIED_STOP_S)
+    return 0 if _ended_well("the stop", stopping) and served else 1
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _server(handler: Handler, site: Site) -> Any:
+    import uvicorn
+
+    from adapters.asgi import make_app
+
     config = uvicorn.Config(
-        app,
+        make_app(handler, site.settings, site.scratch),
         http="httptools",
         ws="none",
-        lifespan="on",
+        lifespan="off",  # its failures would be told to the log alone
         log_config=None,
         access_log=False,
         # Clients pool their connections; closing idle ones early makes their next request fail.
         timeout_keep_alive=120,
         server_header=False,
-        # Jobs have ended by then; this is for answers that are still being sent.
-        timeout_graceful_shutdown=max(5, round(site.settings.drain_timeout_s)),
     )
-    server = uvicorn.Server(config)
-    server.install_signal_handlers = lambda: None
-    server.capture_signals = contextlib.nullcontext
-    loop = asyncio.get_running_loop()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    serving = asyncio.create_task(server.serve(sockets=[listener]))
-    stopping = asyncio.create_task(stop.wait())
-    host, port = listener.getsockname()[:2]
-    log.info(
-        "listening on http://%s:%d (docs at /docs)", f"[{host}]" if ":" in host else host, port
-    )
-    await asyncio.wait({serving, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
-    if not serving.done():
-        log.info("stopping: no new jobs are taken")
-        await handler.drain()
-        server.should_exit = True
-        await serving
-    return 0
+    server: Any = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # they are ours
+    return server
 
 
-def _lifespan(handler: Handler) -> Any:
-    @contextlib.asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
-        # Not awaited: the port answers /health while the engine boots.
-        booting = asyncio.create_task(_start(handler), name="boot")
-        try:
-            yield
-        finally:
-            booting.cancel()
-            await asyncio.gather(booting, return_exceptions=True)
-            await handler.stop()
+async def _wind_up(
+    handler: Handler, server: Any, serving: asyncio.Task[None], signals: Signals, limit_s: float
+) -> None:
+    """End orderly: the jobs in hand, then the answers that are being sent, within one limit."""
+    log.info("stopping: no new jobs are taken")
+    begun = time.monotonic()
+    draining = asyncio.create_task(handler.drain(limit_s), name="drain")
+    await _unless_hurried(draining, signals, 0)
+    _ended_well("the drain", draining)
+    if signals.again.is_set():
+        await handler.drain(0)
+    left = limit_s - (time.monotonic() - begun)
+    server.config.timeout_graceful_shutdown = max(LEAST_SENDING_S, round(left))
+    server.should_exit = True
+    await _unless_hurried(serving, signals, LEAST_SENDING_S)
 
-    return lifespan
+
+async def _unless_hurried(work: asyncio.Task[Any], signals: Signals, grace_s: float) -> None:
+    """Wait until work has ended; from a second signal on it has `grace_s` seconds, not more."""
+    again = asyncio.create_task(signals.again.wait())
+    await asyncio.wait({work, again}, return_when=asyncio.FIRST_COMPLETED)
+    again.cancel()
+    if not work.done():
+        log.warning("asked again to stop: the %s is cut short", work.get_name())
+        await asyncio.wait({work}, timeout=grace_s)
+    work.cancel()
+    await asyncio.gather(work, again, return_exceptions=True)
 
 
-async def _start(handler: Handler) -> None:
+def _ended_well(what: str, task: asyncio.Task[Any]) -> bool:
+    error = None if task.cancelled() else task.exception()
+    if error is not None:
+        log.error("%s failed: %s", what, error, exc_info=error)
+    return error is None
+
+
+async def _start(handler: Handler, url: str) -> None:
+    begun = time.monotonic()
     try:
         await handler.start()
     except HandlerError as error:
@@ -153,3 +244,12 @@ async def _start(handler: Handler) -> None:
             log.error("engine | %s", line)
         if error.hint:
             log.error("hint: %s", error.hint)
+        log.error("still answering /health with 500; Ctrl-C to stop")
+    except Exception as error:
+        log.error("the worker is unhealthy: a fault of ours in its boot", exc_info=error)
+    else:
+        report = handler.health()
+        phases = (report.boot or {}).get("phases") or {}
+        seconds = phases.get("total_s") or time.monotonic() - begun
+        kind = KINDS.get(str(report.engine["kind"]), report.engine["kind"])
+        log.info("ready in %.1f s: %s (docs: /docs), %s", seconds, url, kind)

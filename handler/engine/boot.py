@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import shutil
-import tempfile
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from handler.engine import command as commands
 from handler.engine.preflight import Preflight, preflight
 from handler.engine.process import EngineProcess, check_port_free
 from handler.errors import BootFailed
+from handler.scratch import Scratch, make_scratch, sweep_stale
 from handler.settings import Settings, SettingsError, inherited_environment
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ class Site:
         scratch: ours alone, removed by `close`.
         preflight: what the GPU check found; None where none was made.
         process_s: seconds from our own process's start to the engine's first launch.
+        command: what the engine was started with last; None before.
+        owned: the scratch folder with its lock.
     """
 
     settings: Settings
@@ -40,10 +42,13 @@ class Site:
     folders: Folders
     preflight: Preflight | None = None
     process_s: float | None = None
+    command: list[str] | None = None
+    owned: Scratch | None = None
 
     def close(self) -> None:
         """Remove the scratch folder."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        if self.owned is not None:
+            self.owned.close()
 
 
 def open_site(settings: Settings, *, embedded_allowed: bool) -> Site:
@@ -59,8 +64,10 @@ def open_site(settings: Settings, *, embedded_allowed: bool) -> Site:
     base = settings.work_dir
     if base is not None:
         _make(base)
-    scratch = Path(tempfile.mkdtemp(prefix="comfyfn-", dir=base))
-    site = Site(settings, kind, scratch, commands.folders(settings, kind, scratch))
+    sweep_stale(base)
+    owned = make_scratch(base)
+    where = commands.folders(settings, kind, owned.path)
+    site = Site(settings, kind, owned.path, where, owned=owned)
     try:
         for folder in (site.folders.input, site.folders.output, site.folders.models):
             if folder is not None:
@@ -117,7 +124,8 @@ def launch(site: Site) -> EngineProcess:
     if site.process_s is None:
         site.process_s = _own_age_s()
     env = commands.engine_environment(settings, inherited_environment())
-    log.info("starting the engine: %s", " ".join(command))
+    site.command = command
+    log.debug("starting the engine: %s", shlex.join(command))
     home = settings.comfy_home
     cwd = home if site.kind == "comfyui" and home is not None and home.is_dir() else None
     return EngineProcess(command, env, cwd)
@@ -140,17 +148,15 @@ def _check_gpu(settings: Settings) -> Preflight | None:
         return None  # no interpreter is known to ask
     begun = time.monotonic()
     found = preflight(commands.interpreter(settings))
-    log.info(
-        "gpu check: %s, torch %s, %s MiB (%.0f ms)",
-        found.gpu or found.reason,
-        found.torch,
-        found.vram_mb,
-        (time.monotonic() - begun) * 1000,
-    )
+    log.info("gpu check: %s (%.0f ms)", found.words, (time.monotonic() - begun) * 1000)
     # An interpreter that we only guessed says nothing of CMD's when it has no torch.
     guessed = bool(settings.comfy_command) and settings.comfy_python is None
     if guessed and found.torch is None:
         return None
+    if found.torch is None:
+        raise BootFailed(
+            commands.no_torch(settings), hint="set COMFY_PYTHON to ComfyUI's Python", blame="image"
+        )
     if not found.usable and not settings.allow_cpu:
         raise BootFailed(
             f"the GPU cannot be used: {found.reason}",

@@ -117,8 +117,6 @@ class ComfyClient:
         prompt_id: str,
         graph: Mapping[str, Any],
         extra_data: Mapping[str, Any] | None = None,
-        *,
-        front: bool = False,
     ) -> dict[str, Any]:
         """Queue a graph and give the faults of the outputs that were dropped from it.
 
@@ -126,7 +124,6 @@ class ComfyClient:
             prompt_id: our id; the engine does not check that it is new.
             graph: in API format.
             extra_data: kept by the engine beside the prompt, `{"extra_pnginfo": {...}}`.
-            front: run it before all that wait.
 
         Returns:
             `node_errors`: not empty means that only part of the graph will run.
@@ -141,8 +138,6 @@ class ComfyClient:
         }
         if extra_data:
             body["extra_data"] = extra_data
-        if front:
-            body["front"] = True
         status, answer = await self._exchange(
             "POST", self._prompt_url, _dump(body), refusals=(400,)
         )
@@ -183,10 +178,6 @@ class ComfyClient:
     async def interrupt(self, prompt_id: str) -> None:
         """Stop a prompt at its next step or node, if it is the one that runs."""
         await self._post("/interrupt", {"prompt_id": prompt_id})
-
-    async def free(self, *, unload_models: bool = False, free_memory: bool = False) -> None:
-        """Ask for memory; done between prompts. `free_memory` empties the cache as well."""
-        await self._post("/free", {"unload_models": unload_models, "free_memory": free_memory})
 
     async def models(self) -> list[str]:
         """List the model folders."""

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import re
 import time
 import uuid
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from handler.engine.base import EnginePrompt, EngineState, OnEvent, OnState, WarmUp
 from handler.engine.boot import Site, launch
+from handler.engine.boot_report import findings, phases
 from handler.engine.client import ComfyClient
 from handler.engine.events import End, Succeeded
 from handler.engine.files import EngineFiles
+from handler.engine.patience import patience_for
 from handler.engine.runs import Runs
 from handler.errors import BootFailed, HandlerError, NotReady
 from handler.graph.object_info import ObjectInfo
@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("comfyfn.engine")
 
+# Often at first, where a cold start is felt; an engine that takes long is left to boot in peace.
 BOOT_POLL_S = 0.02
+LONGEST_BOOT_POLL_S = 0.5
+POLLED_OFTEN_S = 10.0
 ANSWER_LIMIT_S = 5.0
 ATTACHED_POLL_S = 0.2
+TOLD_LINES = 15
 BACKOFF_S = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
-# How ComfyUI's log tells of each node pack.
-IMPORT_TIME = re.compile(r"^\s*([\d.]+) seconds( \(IMPORT FAILED\))?:\s+(\S.*)$")
 
 
 class ComfyEngine:
@@ -43,11 +45,15 @@ class ComfyEngine:
         self._site = site
         self._settings = site.settings
         self._process = process
-        url = site.settings.comfy_url or f"http://127.0.0.1:{site.settings.comfy_port}"
-        self._client = ComfyClient(url, client_id=uuid.uuid4().hex)
+        self._url = site.settings.comfy_url or f"http://127.0.0.1:{site.settings.comfy_port}"
+        self._client = ComfyClient(self._url, client_id=uuid.uuid4().hex)
         self._files = EngineFiles(site.folders, self._client)
         self._runs = Runs(
-            self._client, alive=self._alive, log_tail=self.log_tail, restart=self.restart
+            self._client,
+            alive=self._alive,
+            log_tail=self.log_tail,
+            restart=self.restart,
+            grace_s=site.settings.cancel_grace_s,
         )
         self._state = EngineState.STARTING
         self._reason: str | None = "the engine boots"
@@ -56,6 +62,9 @@ class ComfyEngine:
         self._exited = asyncio.Event()
         self._booted = asyncio.Event()
         self._failures = 0
+        # Why we killed the present process; None where it may end by itself only.
+        self._killed_for: str | None = None
+        self._first_boot = True
         self._report: dict[str, Any] = {}
         self._on_state: OnState = lambda _state: None
         self._warm_up: WarmUp = _nothing
@@ -109,8 +118,8 @@ class ComfyEngine:
         self._set_state(EngineState.STOPPED, "the server stops")
         if self._lifecycle is not None:
             self._lifecycle.cancel()
-            with contextlib.suppress(asyncio.CancelledError, HandlerError):
-                await self._lifecycle
+            # Whatever it ended with was told; the engine must go in any case.
+            await asyncio.gather(self._lifecycle, return_exceptions=True)
         self._runs.fail_all("the engine was stopped")
         await self._runs.close()
         await self._client.close()
@@ -118,13 +127,35 @@ class ComfyEngine:
         await asyncio.to_thread(self._site.close)
 
     async def restart(self, why: str) -> None:
-        if self._process is None:
+        if self._site.kind == "attached":
             log.error("the attached ComfyUI is stuck and cannot be restarted from here: %s", why)
-            return
-        log.error("restarting the engine: %s", why)
-        self._process.kill()
+        elif self._process is None or not self._process.alive:
+            log.info("the engine is being restarted already: %s", why)
+        else:
+            log.error("restarting the engine: %s", why)
+            self._killed_for = why
+            self._process.kill()
 
     async def _live(self) -> None:
+        try:
+            await self._boot_and_boot_again()
+        except BootFailed as error:
+            self._give_up(error)
+            raise
+        except Exception as error:
+            log.exception("a fault in the engine's life")
+            fault = BootFailed(
+                f"the engine was given up for {type(error).__name__}: {error}",
+                hint="see the log; if it is no matter of this machine, please report it",
+                log_tail=self.log_tail(),
+                retryable=True,
+            )
+            self._runs.fail_all(str(fault))
+            self._give_up(fault)
+            await self._end_process()
+            raise fault from error
+
+    async def _boot_and_boot_again(self) -> None:
         while True:
             try:
                 await self._boot()
@@ -134,10 +165,13 @@ class ComfyEngine:
                 await self._engine_ended()
             except BootFailed as error:
                 self._failures += 1
-                log.error("the engine did not start (try %d): %s", self._failures, error)
+                self._runs.fail_all(str(error))
                 await self._end_process()
-                if not error.retryable or self._over_budget():
-                    self._give_up(error)
+                given_up = not error.retryable or self._over_budget()
+                if not given_up or self._booted.is_set():  # else whoever awaits the start is told
+                    log.error("the engine did not start (try %d): %s", self._failures, error)
+                    tell_tail(error.log_tail)
+                if given_up:
                     raise
             # A run that ends in the same moment may have set the count back already.
             await asyncio.sleep(BACKOFF_S[min(max(self._failures, 1), len(BACKOFF_S)) - 1])
@@ -157,11 +191,13 @@ class ComfyEngine:
                 return
 
     async def _engine_ended(self) -> None:
-        ended = self._process.describe_exit() if self._process else "is out of reach"
+        ended = self._how_it_ended()
         log.error("the engine %s", ended)
-        self._failures += 1
+        tell_tail(self.log_tail())
+        if self._killed_for is None:  # what we ordered is no failure of the engine's
+            self._failures += 1
         self._set_state(EngineState.RESTARTING, f"the engine {ended}; waiting for it to be back")
-        self._runs.fail_all(f"the engine {ended} while it had this job")
+        self._runs.fail_all(f"while it had this job, the engine {ended}")
         if self._over_budget():
             raise BootFailed(
                 f"the engine {ended}, {self._failures} times in a row: given up",
@@ -169,6 +205,13 @@ class ComfyEngine:
                 retryable=False,
             )
         await self._end_process()
+
+    def _how_it_ended(self) -> str:
+        if self._process is None:
+            return "is out of reach"
+        if self._killed_for is not None:
+            return f"was killed by us: {self._killed_for}"
+        return self._process.describe_exit()
 
     def _over_budget(self) -> bool:
         return not self._settings.always_restart and self._failures > self._settings.restart_budget
@@ -184,6 +227,7 @@ class ComfyEngine:
             if self._process is None:
                 self._process = await asyncio.to_thread(launch, self._site)
             begun = self._process.started_at
+            self._killed_for = None
             loop = asyncio.get_running_loop()
             self._process.watch(lambda _code: _tell(loop, self._exited))
         stats = await self._answered(begun)
@@ -193,29 +237,31 @@ class ComfyEngine:
         await self._while_alive(self._learn_nodes())
         learnt = time.monotonic()
         await self._while_alive(self._warm_up())
+        await self._while_alive(self._unstuck())
         ended = time.monotonic()
-        phases = {
-            "process_s": self._site.process_s or 0.0,
-            "engine_answering_s": answering - begun,
-            "node_info_s": learnt - answering,
-            "warmup_s": ended - learnt,
-            "total_s": ended - begun + (self._site.process_s or 0.0),
-        }
-        phases = {name: round(seconds, 3) for name, seconds in phases.items()}
-        self._report = {"phases": phases, **self._findings(stats)}
-        log.info("engine ready: %s", phases)
+        own_s = self._site.process_s or 0.0 if self._first_boot else 0.0
+        self._first_boot = False
+        told = phases(own_s, begun=begun, answering=answering, learnt=learnt, ended=ended)
+        log_lines = self._process.tail if self._process else ()
+        self._report = {"phases": told, **findings(log_lines, stats, self._site.preflight)}
+        log.debug("engine ready: %s", told)
 
     async def _answered(self, begun: float) -> dict[str, Any]:
         limit = self._settings.boot_limit_s
+        patience = patience_for(self._url, limit, started=self._site.kind != "attached")
         while True:
             if self._exited.is_set() and self._process is not None:
-                raise self._boot_failed(f"the engine {self._process.describe_exit()} in its boot")
-            with contextlib.suppress(HandlerError, TimeoutError):
+                raise self._boot_failed(f"the engine {self._how_it_ended()} in its boot")
+            try:
                 async with asyncio.timeout(ANSWER_LIMIT_S):
                     return await self._client.system_stats()
-            if time.monotonic() - begun > limit:
-                raise self._boot_failed(f"the engine did not answer within {limit:g} s")
-            await asyncio.sleep(BOOT_POLL_S)
+            except (HandlerError, TimeoutError) as error:
+                waited_s = time.monotonic() - begun
+                patience.told(waited_s, error)
+                if waited_s > limit:
+                    why = f"the engine did not answer within {limit:g} s"
+                    raise self._boot_failed(why) from error
+            await asyncio.sleep(boot_poll_s(waited_s))
 
     async def _learn_nodes(self) -> None:
         try:
@@ -227,6 +273,12 @@ class ComfyEngine:
         if not await self._runs.socket.wait_connected(ANSWER_LIMIT_S):
             log.warning("no WebSocket to the engine; runs are followed by /history until there is")
 
+    async def _unstuck(self) -> None:
+        """Wait out what a stalled warmup left: an engine killed for it never was ready."""
+        await self._runs.recovered()
+        if self._killed_for is not None:
+            await asyncio.Event().wait()  # until its end is seen
+
     async def _while_alive(self, work: Awaitable[None]) -> None:
         """Await a part of the boot, but not longer than the engine lives."""
         task = asyncio.ensure_future(work)
@@ -234,7 +286,7 @@ class ComfyEngine:
         try:
             await asyncio.wait({task, exited}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done() and self._process is not None:
-                raise self._boot_failed(f"the engine {self._process.describe_exit()} in its boot")
+                raise self._boot_failed(f"the engine {self._how_it_ended()} in its boot")
             await task
         finally:
             task.cancel()
@@ -242,29 +294,14 @@ class ComfyEngine:
             await asyncio.gather(task, exited, return_exceptions=True)
 
     def _boot_failed(self, why: str) -> BootFailed:
+        ours = "the log tail has the engine's own words; try its command by hand"
+        theirs = f"COMFY_URL is {self._url}: does ComfyUI run there?"
         return BootFailed(
             why,
-            hint="the log tail has the engine's own words; try its command by hand",
+            hint=theirs if self._site.kind == "attached" else ours,
             log_tail=self.log_tail(),
             retryable=True,
         )
-
-    def _findings(self, stats: dict[str, Any]) -> dict[str, Any]:
-        packs, failed = {}, []
-        for line in self._process.tail if self._process else ():
-            found = IMPORT_TIME.match(line)
-            if found:
-                name = PurePosixPath(found[3]).name
-                packs[name] = float(found[1])
-                if found[2]:
-                    failed.append(name)
-        preflight = self._site.preflight
-        return {
-            "custom_nodes_s": packs,
-            "custom_nodes_failed": failed,
-            "devices": [device.get("name") for device in stats.get("devices") or []],
-            "torch": preflight.torch if preflight else None,
-        }
 
     async def _end_process(self) -> None:
         """Stop the socket and whatever is left of the process and its children."""
@@ -310,6 +347,18 @@ class ComfyEngine:
         names = await self._client.models()
         lists = await asyncio.gather(*(self._client.models_in(name) for name in names))
         return dict(zip(names, lists, strict=True))
+
+
+def tell_tail(lines: list[str] | None) -> None:
+    """Log the engine's last lines: while all is well they are for DEBUG only."""
+    for line in (lines or [])[-TOLD_LINES:]:
+        log.error("engine | %s", line)
+
+
+def boot_poll_s(waited_s: float) -> float:
+    """Give the pause before the next look at an engine that boots: at most 3 % of the boot."""
+    over_s = waited_s - POLLED_OFTEN_S
+    return min(max(BOOT_POLL_S, over_s / 20), LONGEST_BOOT_POLL_S)
 
 
 async def _nothing() -> None:

@@ -80,9 +80,14 @@ def engine_kind(settings: Settings, *, embedded_allowed: bool) -> Kind:
         return "comfyui"
     if settings.engine == "auto" and embedded_allowed and settings.comfy_home is None:
         return "embedded"
-    where = f"{settings.comfy_home} holds no main.py" if settings.comfy_home else "none is set"
+    if settings.comfy_home:
+        why = f"no ComfyUI is found: {settings.comfy_home} holds no main.py"
+    elif settings.engine == "comfyui":
+        why = "ENGINE=comfyui, but COMFY_HOME, CMD and COMFY_URL are all empty"
+    else:
+        why = "no ComfyUI is found: none is set"
     raise BootFailed(
-        f"no ComfyUI is found: {where}",
+        why,
         hint="set COMFY_HOME to its folder, CMD to a command that starts it, or COMFY_URL",
         blame="image",
     )
@@ -101,6 +106,14 @@ def interpreter(settings: Settings) -> Path:
         if settings.comfy_home is not None and candidate.is_file():
             return candidate
     return Path(sys.executable)
+
+
+def no_torch(settings: Settings) -> str:
+    """Say that the interpreter cannot run ComfyUI, and whose it is."""
+    python = interpreter(settings)
+    whose = "comfyfn's own Python" if python == Path(sys.executable) else "the Python"
+    home = settings.comfy_home or "ComfyUI"
+    return f"{home} would run with {whose} ({python}), which has no torch"
 
 
 def folders(settings: Settings, kind: Kind, scratch: Path) -> Folders:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from handler.errors import EngineRefused
+from handler.records import JOBS_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from handler.engine.client import ComfyClient
     from handler.engine.command import Folders
@@ -28,17 +30,22 @@ class EngineFiles:
         return self._folders.shared
 
     @property
-    def temp(self) -> Path | None:
-        """The folder of temporary previews; None where it is out of reach."""
-        return self._folders.temp if self.shared else None
+    def input_root(self) -> Path:
+        """The input folder, with the files that were there before any job."""
+        return self._folders.input
+
+    def is_of_a_job(self, path: Path) -> bool:
+        """Tell whether a path lies in a job's folder: such files are the job's own business."""
+        roots = (self._folders.input, self._folders.output)
+        return any(path.is_relative_to((root / JOBS_FOLDER).resolve()) for root in roots)
 
     def inputs_of(self, uid: str) -> Path:
-        """Name the folder that a job's inputs are written to; with "" the input folder itself."""
-        return self._folders.input / uid
+        """Name the folder that a job's inputs are written to."""
+        return self._folders.input / JOBS_FOLDER / uid
 
     def outputs_of(self, uid: str) -> Path | None:
         """Name the folder of a job's outputs; None where it is out of reach."""
-        return self._folders.output / uid if self.shared else None
+        return self._folders.output / JOBS_FOLDER / uid if self.shared else None
 
     async def publish(self, path: Path) -> str:
         """Make a file below the input folder known; give the name that nodes load it by.
@@ -93,4 +100,4 @@ class EngineFiles:
         """Remove a job's folders."""
         for root in (self._folders.input, self._folders.output):
             # Small and local: a thread would cost more than the work.
-            shutil.rmtree(root / uid, ignore_errors=True)
+            shutil.rmtree(root / JOBS_FOLDER / uid, ignore_errors=True)

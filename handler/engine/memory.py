@@ -89,11 +89,12 @@ def write_picture(files: EngineFiles, prefix: str, data: bytes = PIXEL) -> dict[
     """Write `<prefix>_00001_.png` below the output folder; give how an engine tells of it."""
     folder, _, leaf = prefix.rpartition("/")
     name = f"{leaf}_00001_.png"
-    root = files.outputs_of(folder)
-    assert root is not None, "its folders are always shared"
-    root.mkdir(parents=True, exist_ok=True)
-    (root / name).write_bytes(data)
-    return {"filename": name, "subfolder": folder, "type": "output"}
+    told = {"filename": name, "subfolder": folder, "type": "output"}
+    path = files.locate(told)
+    assert path is not None, "a prefix stays inside the output folder"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return told
 
 
 class MemoryEngine:

@@ -208,6 +208,9 @@ def from_pair(kind: object, data: object) -> Message:
 def loads(text: str | bytes) -> Any:
     """Read JSON as Python's own writer makes it, which ComfyUI uses.
 
+    Half a surrogate pair (a file name that is no UTF-8 has them) becomes U+FFFD: no answer of ours
+    could carry it.
+
     Raises:
         ValueError: it is no JSON.
     """
@@ -216,9 +219,19 @@ def loads(text: str | bytes) -> Any:
     except orjson.JSONDecodeError:
         # NaN, Infinity and lone surrogates are no JSON, yet Python writes and reads them.
         try:
-            return json.loads(text)
+            return _writable(json.loads(text))
         except RecursionError as error:
             raise ValueError("nested too deeply") from error
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_writable(item) for item in value]
+    if isinstance(value, dict):
+        return {_writable(key): _writable(item) for key, item in value.items()}
+    return value
 
 
 def _parse_binary(frame: bytes) -> Message:

@@ -5,6 +5,7 @@ Without this, a driver too old for torch shows as a ComfyUI that dies in its boo
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from handler.errors import BootFailed
 
 PROBE = Path(__file__).with_name("probe_gpu.py")
 PROBE_TIMEOUT_S = 60.0
+KILL_WAIT_S = 1.0
 MIB = 1 << 20
 
 
@@ -35,6 +37,14 @@ class Preflight:
     torch: str | None = None
     gpu: str | None = None
     vram_mb: int | None = None
+
+    @property
+    def words(self) -> str:
+        """Say it in a line."""
+        if self.usable:
+            memory = "" if self.vram_mb is None else f", {self.vram_mb} MiB"
+            return f"{self.gpu or 'a GPU of ROCm'}{memory}, torch {self.torch}"
+        return f"no usable GPU: {self.reason}"
 
 
 def judge(found: dict[str, Any]) -> Preflight:
@@ -75,18 +85,42 @@ def preflight(python: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Preflight:
     """Ask ComfyUI's interpreter.
 
     Raises:
-        BootFailed: the interpreter cannot be run.
+        BootFailed: the interpreter cannot be run, or the driver hangs.
     """
     try:
-        done = subprocess.run(
-            [str(python), str(PROBE)], capture_output=True, timeout=timeout_s, check=True
-        )
-        return judge(json.loads(done.stdout))
+        return judge(json.loads(_ask(python, timeout_s)))
+    except subprocess.TimeoutExpired as error:
+        raise BootFailed(
+            f"the GPU check did not end within {timeout_s:g} s: the driver hangs",
+            hint="move to another host; nvidia-smi should hang there as well",
+            details={"interpreter": str(python)},
+            log_tail=_said(error),
+        ) from error
     except (OSError, subprocess.SubprocessError, ValueError) as error:
-        said = getattr(error, "stderr", None) or b""
         raise BootFailed(
             f"ComfyUI's interpreter {python} cannot be used: {error}",
             hint="set COMFY_PYTHON to the Python of ComfyUI's virtual environment",
-            log_tail=said.decode(errors="replace").splitlines()[-20:] or None,
+            log_tail=_said(error),
             blame="image",
         ) from error
+
+
+def _ask(python: Path, timeout_s: float) -> bytes:
+    command = [str(python), str(PROBE)]
+    asked = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        answer, said = asked.communicate(timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        asked.kill()
+        # In a driver's call even SIGKILL waits: `subprocess.run` would, too, without an end.
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            asked.communicate(timeout=KILL_WAIT_S)
+        raise
+    if asked.returncode:
+        raise subprocess.CalledProcessError(asked.returncode, command, answer, said)
+    return answer
+
+
+def _said(error: Exception) -> list[str] | None:
+    said = getattr(error, "stderr", None) or b""
+    return said.decode(errors="replace").splitlines()[-20:] or None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import io
 import logging
 import os
 import signal
@@ -82,10 +83,20 @@ class EngineProcess:
                 hint="check CMD, COMFY_PYTHON and COMFY_HOME",
                 blame="image",
             ) from error
-        self._watchdog = _watch_over(self._process.pid)
         self._pump = threading.Thread(target=self._pump_log, name="engine-log", daemon=True)
-        self._pump.start()
-        threading.Thread(target=self._wait, name="engine-exit", daemon=True).start()
+        try:
+            self._watchdog = _watch_over(self._process.pid)
+            self._pump.start()
+            threading.Thread(target=self._wait, name="engine-exit", daemon=True).start()
+        except (OSError, RuntimeError) as error:
+            # An engine that nobody watches would outlive us.
+            self.kill()
+            self._process.wait()
+            raise BootFailed(
+                f"the engine cannot be watched over: {error}",
+                hint="this machine has no room for another process or thread",
+                retryable=True,
+            ) from error
 
     def __repr__(self) -> str:
         state = "running" if self.alive else self.describe_exit()
@@ -150,12 +161,21 @@ class EngineProcess:
 
     def _pump_log(self) -> None:
         assert self._process.stdout is not None
-        with self._process.stdout as lines:
+        overwritten = False
+        # Line ends are kept: a progress bar ends each of its states with a carriage return.
+        with io.TextIOWrapper(
+            self._process.stdout, encoding="utf-8", errors="replace", newline=""
+        ) as lines:
             for raw in lines:
-                line = raw.decode(errors="replace").rstrip()
-                if line:
-                    self.tail.append(line)
-                    log.info("engine | %s", line)
+                line = raw.rstrip()
+                if not line:
+                    overwritten = overwritten and raw == "\r"
+                    continue
+                if overwritten:  # as a terminal shows it: the bar's last state alone is kept
+                    self.tail.pop()
+                self.tail.append(line)
+                overwritten = raw.endswith("\r")
+                log.debug("engine | %s", line)
 
     def _wait(self) -> None:
         code = self._process.wait()

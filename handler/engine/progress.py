@@ -17,6 +17,7 @@ from handler.engine.events import (
     NodeStarted,
     Succeeded,
 )
+from handler.graph.links import node_title
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -107,7 +108,7 @@ class ProgressMeter:
         node = self._node
         return ProgressView(
             node,
-            None if node is None else self._title(node),
+            None if node is None else node_title(self._graph, node),
             self._value,
             self._max,
             round(self._pct, 1),
@@ -167,12 +168,6 @@ class ProgressMeter:
             done_of_node = 0.0
         pct = 100.0 * (done + done_of_node) / len(self._counted)
         self._pct = max(self._pct, min(pct, _MOST_UNTIL_SUCCESS_PCT))
-
-    def _title(self, node: str) -> str:
-        told = self._graph.get(node, {})
-        meta = told.get("_meta")
-        title = meta.get("title") if isinstance(meta, dict) else None
-        return str(title or told.get("class_type") or node)
 
 
 def _sources(graph: Mapping[str, Mapping[str, Any]], node: str) -> Iterable[str]:

@@ -133,7 +133,9 @@ def _node_problems(
         problem = None
         if name not in inputs:
             if declared.required and not declared.dynamic:
-                problem = missing_problem(declared)
+                strange = [other for other in inputs if other not in spec.inputs]
+                sent = suggestions.near(name, strange) if strange else ()
+                problem = missing_problem(declared, sent)
         elif not declared.dynamic:
             value = inputs[name]
             if value.__class__ is list:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from handler.graph.links import node_title
+from handler.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +33,16 @@ FaultType = Literal[
 """ComfyUI's words where it has one for the fault."""
 
 _SHOWN_CHARS = 200
+
+
+class _Short(reprlib.Repr):
+    """Cuts the middle out of long texts: the secret is taken out before, while it can be seen."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(masked(x[: 4 * _SHOWN_CHARS]), level)
+
+
+_SHORT = _Short()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,14 +117,15 @@ def shown(value: Any) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return value if len(value) <= _SHOWN_CHARS else value[:_SHOWN_CHARS] + "…"
+        text = masked(value[: 4 * _SHOWN_CHARS])
+        return text if len(text) <= _SHOWN_CHARS else text[:_SHOWN_CHARS] + "…"
     if isinstance(value, int) and -(2**63) <= value < 2**64:
         return value
     if isinstance(value, float) and value - value == 0:  # neither infinite nor NaN
         return value
     if isinstance(value, int) and value.bit_length() > 4 * _SHOWN_CHARS:
         return f"an integer of {value.bit_length()} bits"
-    return reprlib.repr(value)[:_SHOWN_CHARS]
+    return _SHORT.repr(value)[:_SHOWN_CHARS]
 
 
 def quoted(value: Any) -> str:

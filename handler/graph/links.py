@@ -13,6 +13,10 @@ MAX_CIRCLES = 10
 """Circles told of one graph; a tangle has more of them than nodes."""
 
 
+# A title stands in every output and event of its node.
+_TITLE_CHARS = 200
+
+
 def as_link(value: Any) -> tuple[str, int] | None:
     """Give (node id, output slot) of a link `["3", 0]`, None for any other value."""
     if (
@@ -45,7 +49,7 @@ def node_title(graph: Mapping[str, Any], node_id: str) -> str:
     title = meta.get("title") if isinstance(meta, dict) else None
     for name in (title, node.get("class_type")):
         if isinstance(name, str) and name:
-            return name
+            return name[:_TITLE_CHARS]
     return node_id
 
 

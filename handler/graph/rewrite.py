@@ -6,12 +6,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from handler.graph.check import is_output
-from handler.graph.links import inputs_of, node_title
+from handler.graph.links import inputs_of, node_title, unwrapped
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from handler.graph.object_info import ObjectInfo
+    from handler.graph.object_info import InputSpec, ObjectInfo
     from handler.records import Graph
 
 __all__ = ["RUN_INPUT", "isolate_outputs", "node_order", "node_title", "output_prefix", "safe_leaf"]
@@ -38,7 +38,8 @@ def isolate_outputs(
 ) -> tuple[Graph, list[str]]:
     """Send what a graph writes to one folder, and keep the engine's cache from answering.
 
-    Every text `filename_prefix` becomes `<folder>/<id>_<prefix>`; an output node without one gets
+    Every `filename_prefix` becomes `<folder>/<id>_<prefix>`, with the class's default in place of
+    one that is linked or missing; an output node that takes none gets
     the folder as an undeclared input, since a cached result would name an older job's file.
 
     Args:
@@ -58,10 +59,12 @@ def isolate_outputs(
         inputs = inputs_of(node)
         spec = info.node(node.get("class_type")) if isinstance(node, dict) else None
         declared = spec.inputs.get("filename_prefix") if spec else None
-        prefix = inputs.get("filename_prefix")
+        prefix = unwrapped(inputs.get("filename_prefix"))
         # A class that declares its prefix a path reads by it.
-        if isinstance(prefix, str) and prefix and not (declared and declared.is_path):
-            path = output_prefix(prefix, folder=folder, request_id=request_id, prepend=prepend)
+        if (prefix or declared) and not (declared and declared.is_path):
+            # A linked prefix is known only at run time: it would lead out of the job's folder.
+            text = prefix if isinstance(prefix, str) and prefix else _default(declared)
+            path = output_prefix(text, folder=folder, request_id=request_id, prepend=prepend)
             isolated[node_id] = _with_input(node, "filename_prefix", path)
         elif spec is not None and spec.output_node:
             isolated[node_id] = _with_input(node, RUN_INPUT, folder)
@@ -97,6 +100,11 @@ def safe_leaf(text: str) -> str:
     """Make a file name of any text: ASCII letters, digits, `.`, `_`, `-`, at most 100 of them."""
     cut = _UNSAFE.sub("_", text[: 4 * MAX_LEAF_CHARS]).lstrip(".-")[:MAX_LEAF_CHARS]
     return cut.rstrip(".") or "job"
+
+
+def _default(declared: InputSpec | None) -> str:
+    default = declared.default if declared else None
+    return default if isinstance(default, str) and default else "ComfyUI"
 
 
 def _with_input(node: Mapping[str, Any], name: str, value: str) -> dict[str, Any]:

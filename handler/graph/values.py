@@ -31,12 +31,17 @@ _FREE_CHOICES = frozenset({("CustomCombo", "choice")})
 _LISTED_CHOICES = 10
 
 
-def missing_problem(declared: InputSpec) -> Problem:
-    """Word that a required input is missing."""
+def missing_problem(declared: InputSpec, sent: tuple[str, ...] = ()) -> Problem:
+    """Word that a required input is missing.
+
+    Args:
+        sent: names that were sent and look like it, best first.
+    """
+    slip = f"did you mean {quoted(declared.name)} by {quoted(sent[0])}? " if sent else ""
     return Problem(
         "required_input_missing",
         f"input {quoted(declared.name)} is missing",
-        hint=f"it takes {_expected(declared)}",
+        hint=f"{slip}it takes {_expected(declared)}",
     )
 
 

@@ -28,6 +28,7 @@ Resolver = Callable[[str, int], Awaitable[list[str]]]
 """Gives every address of a host name as text; raises OSError where there is none."""
 
 _DNS_TIMEOUT_S = 10.0
+_PORTS = {"http": 80, "https": 443}
 
 # What `is_global` lets through, in older Python versions at least; by the registries of IANA.
 _SPECIAL = tuple(
@@ -63,7 +64,8 @@ class AddressPolicy:
 
     Args:
         allow: comma list of host globs (`*.corp.example`), addresses and CIDR ranges that may be
-            private: on every port and scheme, or on one where the entry ends in `:port`.
+            private: on every port, or on one where the entry ends in `:port` or is an origin
+            (`https://host`: port 443).
         resolver: asked for host names; the system's by default.
         dns_timeout_s: longest wait for its answer, in seconds.
     """
@@ -181,8 +183,10 @@ def _literal(host: str) -> Address | None:
 
 
 def _entry(text: str) -> _Allowed:
-    text = text.partition("://")[2].rstrip("/") or text
-    host, port = _split_port(text.lower())
+    scheme, mark, rest = text.lower().partition("://")
+    host, port = _split_port(rest.rstrip("/") if mark else text.lower())
+    if port is None:  # an origin without a port means its scheme's
+        port = _PORTS.get(scheme) if mark else None
     try:
         return _Allowed(ip_network(host, strict=False), "", port)
     except ValueError:

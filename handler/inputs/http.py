@@ -219,9 +219,18 @@ def _parsed(url: str) -> httpx.URL:
     except (httpx.InvalidURL, ValueError) as fault:
         raise InputFailed(f"not a valid URL: {redacted(url)}") from fault
     # httpx escapes what no host may have in it, and would ask DNS for that.
-    if parsed.scheme not in {"http", "https"} or not parsed.host or "%" in parsed.host:
+    host = _host(parsed)
+    if parsed.scheme not in {"http", "https"} or not host or "%" in host:
         raise InputFailed(f"not an http(s) URL: {redacted(url)}")
     return parsed
+
+
+def _host(url: httpx.URL) -> str:
+    """Give the host, empty for one that no DNS can have: `xn--` alone raises out of idna."""
+    try:
+        return url.host
+    except ValueError:
+        return ""
 
 
 def _request(client: httpx.AsyncClient, url: httpx.URL) -> httpx.Request:
@@ -237,7 +246,7 @@ def _request(client: httpx.AsyncClient, url: httpx.URL) -> httpx.Request:
 def _hop(client: httpx.AsyncClient, following: httpx.Request, before: httpx.URL) -> httpx.Request:
     """Check the request that httpx made of a redirect; it drops credentials for other origins."""
     url = following.url
-    if url.scheme not in {"http", "https"} or not url.host:
+    if url.scheme not in {"http", "https"} or not _host(url):
         raise InputFailed(f"Failed to download {redacted(before)}: redirected to {url.scheme}:")
     if before.scheme == "https" and url.scheme == "http":
         raise InputFailed(

@@ -7,15 +7,15 @@ import hashlib
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from handler.graph.rewrite import node_order, node_title
+from handler.errors import InternalFault
+from handler.graph.rewrite import node_order, node_title, safe_leaf
 from handler.media.describe import describe
 from handler.pipeline.stages import Collected, Parts, Ran, Received
+from handler.pipeline.told import announced_files, is_output, texts
 from handler.records import Output
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from handler.records import Graph
+    from handler.records import Graph, MediaInfo
 
 SMALL_BYTES = 1 << 18
 
@@ -28,51 +28,32 @@ async def collect(ran: Ran, received: Received, parts: Parts) -> Collected:
 
     Raises:
         EngineRefused: a file was announced and is not there. Never a success with less.
+        InternalFault: an image that came through the socket could not be written.
     """
+    if ran.fault is not None:
+        raise InternalFault(
+            f"an output could not be kept: {ran.fault}",
+            hint="is there space left in WORK_DIR?",
+            retryable=True,
+        ) from ran.fault
     uid, graph = received.job.uid, ran.graph
     own = parts.engine.files.outputs_of(uid)
     outputs: list[Output] = []
-    strays: list[Path] = []
     seen: set[Path] = set()
     for node_id in (n for n in node_order(graph) if n in ran.told):
-        for item in _files(ran.told[node_id], temp=received.request.include_temp):
+        for item in announced_files(ran.told[node_id]):
+            if not is_output(item, temp=received.request.include_temp):
+                continue
             path = await parts.engine.files.open(item, parts.scratch / uid / "outputs")
-            seen.add(path)
-            if own is None or not path.is_relative_to(own):
-                strays.append(path)
+            seen.add(path.resolve())
             outputs.append(await read_output(path, node_id, graph, item))
-        outputs += [_text(node_id, graph, i, t) for i, t in enumerate(_texts(ran.told[node_id]))]
+        outputs += [_text(node_id, graph, i, t) for i, t in enumerate(texts(ran.told[node_id]))]
     for node_id, path in ran.frames:
         outputs.append(await read_output(path, node_id, graph, {"filename": path.name}))
     outputs += await _unannounced(ran, own, seen)
     rank = {node_id: place for place, node_id in enumerate(node_order(graph))}
     outputs.sort(key=lambda output: rank.get(output.node_id, len(rank)))
-    strays += _hidden_temp(ran, parts)
-    return Collected(ran, outputs, tuple(strays))
-
-
-def _entries(told: dict[str, Any]) -> Iterator[Any]:
-    for value in told.values():
-        if isinstance(value, list | tuple):
-            yield from value
-        elif isinstance(value, dict):
-            yield value
-
-
-def _files(told: dict[str, Any], *, temp: bool) -> Iterator[dict[str, Any]]:
-    for entry in _entries(told):
-        if isinstance(entry, dict) and isinstance(entry.get("filename"), str):
-            if entry.get("type") == "input" or (entry.get("type") == "temp" and not temp):
-                continue
-            yield entry
-
-
-def _texts(told: dict[str, Any]) -> Iterator[str]:
-    for value in told.values():
-        if isinstance(value, str):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from (text for text in value if isinstance(text, str))
+    return Collected(ran, outputs)
 
 
 def _text(node_id: str, graph: Graph, index: int, text: str) -> Output:
@@ -83,7 +64,7 @@ def _text(node_id: str, graph: Graph, index: int, text: str) -> Output:
         title=node_title(graph, node_id),
         kind="text",
         mime="text/plain",
-        filename=f"{node_id}_{index}.txt",
+        filename=f"{safe_leaf(node_id)}_{index}.txt",
         bytes=len(raw),
         sha256=hashlib.sha256(raw).hexdigest(),
         text=raw.decode(),
@@ -91,14 +72,13 @@ def _text(node_id: str, graph: Graph, index: int, text: str) -> Output:
 
 
 async def read_output(path: Path, node_id: str, graph: Graph, item: dict[str, Any]) -> Output:
-    """Describe a file; large ones are hashed in a thread."""
+    """Describe a file; large ones are read in a thread."""
     size = path.stat().st_size
-    if size > SMALL_BYTES:
-        digest = await asyncio.to_thread(_sha256, path)
-    else:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
     filename = PurePosixPath(str(item["filename"])).name
-    info = describe(path, filename)
+    if size > SMALL_BYTES:
+        digest, info = await asyncio.to_thread(_examine, path, filename)
+    else:
+        digest, info = _examine(path, filename)
     return Output(
         node_id=node_id,
         title=node_title(graph, node_id) if node_id in graph else "",
@@ -115,9 +95,10 @@ async def read_output(path: Path, node_id: str, graph: Graph, item: dict[str, An
     )
 
 
-def _sha256(path: Path) -> str:
+def _examine(path: Path, filename: str) -> tuple[str, MediaInfo]:
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return digest, describe(path, filename)
 
 
 async def _unannounced(ran: Ran, own: Path | None, seen: set[Path]) -> list[Output]:
@@ -125,12 +106,12 @@ async def _unannounced(ran: Ran, own: Path | None, seen: set[Path]) -> list[Outp
     if own is None or not own.is_dir():
         return []
     prefixes = {n: _prefix(ran.graph, n) for n in ran.output_nodes}
-    announced = {n for n, told in ran.told.items() if any(_files(told, temp=True))}
+    announced = {n for n, told in ran.told.items() if any(announced_files(told))}
     found = []
-    for path in sorted(p.resolve() for p in own.rglob("*") if p.is_file()):
-        if path in seen:
+    for path in sorted(p for p in own.rglob("*") if p.is_file() and not p.is_symlink()):
+        if path.resolve() in seen:
             continue
-        name = path.relative_to(own.resolve().parent).as_posix()
+        name = path.relative_to(own.parent.parent).as_posix()  # as the prefix begins
         owner = next((n for n, p in prefixes.items() if p and name.startswith(p)), "")
         if owner not in announced:
             found.append(await read_output(path, owner, ran.graph, {"filename": path.name}))
@@ -140,15 +121,3 @@ async def _unannounced(ran: Ran, own: Path | None, seen: set[Path]) -> list[Outp
 def _prefix(graph: Graph, node_id: str) -> str:
     value = graph[node_id].get("inputs", {}).get("filename_prefix")
     return value if isinstance(value, str) else ""
-
-
-def _hidden_temp(ran: Ran, parts: Parts) -> list[Path]:
-    """Name the previews that nobody asked for: they would fill the disk one job at a time."""
-    if not parts.engine.files.shared:
-        return []
-    temp = (i for told in ran.told.values() for i in _files(told, temp=True) if _is_temp(i))
-    return [path for item in temp if (path := parts.engine.files.locate(item)) is not None]
-
-
-def _is_temp(item: dict[str, Any]) -> bool:
-    return item.get("type") == "temp"

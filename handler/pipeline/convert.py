@@ -8,15 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from handler.media import convert as media
-from handler.media.describe import describe
 from handler.pipeline.collect import read_output
 
 if TYPE_CHECKING:
     from handler.pipeline.stages import Collected, Parts, Received
     from handler.records import Output
-
-# Encoding is the one stage that burns our own CPU; more at once would starve the engine.
-CONVERSIONS_AT_ONCE = 2
 
 
 async def convert(collected: Collected, received: Received, parts: Parts) -> Collected:
@@ -30,16 +26,16 @@ async def convert(collected: Collected, received: Received, parts: Parts) -> Col
         return collected
     folder = parts.scratch / received.job.uid / "converted"
     folder.mkdir(parents=True, exist_ok=True)
-    gate = asyncio.Semaphore(CONVERSIONS_AT_ONCE)
+    loop = asyncio.get_running_loop()
 
     async def one(index: int, output: Output) -> Output:
-        if output.path is None or not media.convertible(describe(output.path, output.filename)):
+        if output.path is None or output.kind != "image":
             return output
         name = f"{PurePosixPath(output.filename).stem}.{wanted.format}"
         target = folder / f"{index}" / name
         target.parent.mkdir()
-        async with gate:
-            await asyncio.to_thread(media.convert, Path(output.path), target, wanted)
+        source = Path(output.path)
+        await loop.run_in_executor(parts.converters, media.convert, source, target, wanted)
         item = {"filename": name, "type": "temp" if output.temp else "output"}
         return await read_output(target, output.node_id, collected.ran.graph, item)
 

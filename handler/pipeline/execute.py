@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
+import logging
 import time
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from handler.engine.base import EnginePrompt
 from handler.engine.events import (
@@ -22,14 +23,16 @@ from handler.engine.events import (
 )
 from handler.engine.progress import ProgressMeter
 from handler.errors import EngineDied, HandlerError, JobCancelled
-from handler.graph.rewrite import node_title
+from handler.graph.rewrite import node_title, safe_leaf
 from handler.job import Job, Phase
 from handler.pipeline.faults import execution_failed
 from handler.pipeline.stages import Parts, Prepared, Ran
+from handler.pipeline.told import announced_files, without_folder
 
 if TYPE_CHECKING:
     from handler.engine.events import End
 
+log = logging.getLogger("comfyfn.job")
 PROGRESS_EVERY_S = 0.25
 PREVIEW_EVERY_S = 0.5
 
@@ -49,8 +52,14 @@ class Recorder:
         self._told_preview = 0.0
 
     def __call__(self, event: EngineEvent) -> None:
-        """Take one event of the run."""
-        now = time.monotonic()
+        """Take one event of the run; never raises: a fault is told by the stage that collects."""
+        try:
+            self._take(event, time.monotonic())
+        except Exception as error:
+            log.exception("job %s: an event was not taken in", self._job.id)
+            self.ran.fault = error
+
+    def _take(self, event: EngineEvent, now: float) -> None:
         self._note(event)
         view = self._meter.feed(event, now)
         if isinstance(event, Preview):
@@ -74,8 +83,10 @@ class Recorder:
                 ran.node_ms.setdefault(node_id, int(time.time() * 1000))
             case NodeOutput(node_id, output):
                 ran.told[node_id] = output
+                self._strays(output)
                 title = node_title(ran.graph, node_id) if node_id in ran.graph else ""
-                self._job.tell("output", {"node_id": node_id, "title": title, "output": output})
+                shown = without_folder(output, self._job.uid)
+                self._job.tell("output", {"node_id": node_id, "title": title, "output": shown})
             case Succeeded(at_ms):
                 ran.ended_ms = at_ms
                 ran.end = event
@@ -84,14 +95,26 @@ class Recorder:
             case _:
                 pass
 
+    def _strays(self, output: dict[str, Any]) -> None:
+        """Note files outside the job's own folder: they go with it, however the job ends."""
+        files = self._parts.engine.files
+        own = files.outputs_of(self._job.uid)
+        if own is None:
+            return
+        for item in announced_files(output):
+            path = files.locate(item) if item.get("type") != "input" else None
+            if path is not None and not path.is_relative_to(own.resolve()):
+                self._job.strays.add(path)
+
     def _preview(self, event: Preview, now: float) -> None:
         # Nodes like SaveImageWebsocket send their result the way others send previews.
-        if event.node_id in self.ran.output_nodes:
+        if event.node_id is not None and event.node_id in self.ran.output_nodes:
             self._frames_into.mkdir(parents=True, exist_ok=True)
             suffix = ".png" if event.mime == "image/png" else ".jpg"
-            path = self._frames_into / f"{event.node_id}_{len(self.ran.frames):05}{suffix}"
+            name = f"{safe_leaf(event.node_id)}_{len(self.ran.frames):05}{suffix}"
+            path = self._frames_into / name
             path.write_bytes(event.data)
-            self.ran.frames.append((str(event.node_id), path))
+            self.ran.frames.append((event.node_id, path))
         elif self._job.wants_previews and now - self._told_preview >= PREVIEW_EVERY_S:
             self._told_preview = now
             data = base64.b64encode(event.data).decode()

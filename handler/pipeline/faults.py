@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from handler.records import Graph
 
 
+MOST_DOUBTS = 50
+
+
 @dataclass(frozen=True, slots=True)
 class Cause:
     """A kind of fault that is told by the exception's type or text."""
@@ -115,7 +118,7 @@ def graph_refused(error: GraphRefused, graph: Graph, info: ObjectInfo) -> Invali
         details={
             "error": error.error,
             "node_errors": error.node_errors,
-            "doubts": [fault.public() for fault in doubts.values()],
+            "doubts": [fault.public() for fault in list(doubts.values())[:MOST_DOUBTS]],
         },
     )
 

@@ -9,8 +9,10 @@ from handler.errors import HandlerError, InputFailed
 from handler.graph.rewrite import isolate_outputs
 from handler.inputs.inline import decode_inline, looks_inline
 from handler.inputs.stored import check_stored
+from handler.masking import masked
 from handler.media.sniff import EXTENSIONS, HEAD_BYTES, matches, sniff
 from handler.pipeline.stages import Parts, Prepared, Validated
+from handler.records import JOBS_FOLDER
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -34,13 +36,16 @@ async def fetch_inputs(validated: Validated, job: Job, parts: Parts) -> Prepared
     """
     graph = dict(validated.graph)
     gate = asyncio.Semaphore(FETCHES_AT_ONCE)
-    values = await _all(_resolved(item, job, parts, gate) for item in validated.media)
+    values = await _all(
+        _resolved(item, _stem(index, item), job, parts, gate)
+        for index, item in enumerate(validated.media)
+    )
     for item, value in zip(validated.media, values, strict=True):
         _put(graph, item, value)
     isolated, output_nodes = isolate_outputs(
         graph,
         await parts.engine.object_info(),
-        folder=job.uid,
+        folder=f"{JOBS_FOLDER}/{job.uid}",
         request_id=job.id,
         prepend=parts.settings.prepend_filenames,
     )
@@ -63,11 +68,13 @@ def _put(graph: Graph, item: MediaInput, value: str) -> None:
     graph[item.node_id] = {**node, "inputs": {**node["inputs"], item.input: value}}
 
 
-async def _resolved(item: MediaInput, job: Job, parts: Parts, gate: asyncio.Semaphore) -> str:
+async def _resolved(
+    item: MediaInput, stem: str, job: Job, parts: Parts, gate: asyncio.Semaphore
+) -> str:
     try:
         if item.is_directory and isinstance(item.value, list):
-            return await _directory(item, item.value, job, parts, gate)
-        path = await _one(item, str(item.value), _stem(item), job, parts, gate)
+            return await _directory(item, stem, job, parts, gate)
+        path = await _one(item, str(item.value), stem, job, parts, gate)
         if path is None:
             return str(item.value)
         name = await parts.engine.files.publish(path)
@@ -77,19 +84,19 @@ async def _resolved(item: MediaInput, job: Job, parts: Parts, gate: asyncio.Sema
 
 
 async def _directory(
-    item: MediaInput, values: list[str], job: Job, parts: Parts, gate: asyncio.Semaphore
+    item: MediaInput, stem: str, job: Job, parts: Parts, gate: asyncio.Semaphore
 ) -> str:
     """Put a list of files into one folder, named so that the node sorts them as given."""
     fetches: list[Awaitable[Path | None]] = [
-        _one(item, value, f"{_stem(item)}/{index:05}", job, parts, gate)
-        for index, value in enumerate(values)
+        _one(item, value, f"{stem}/{index:05}", job, parts, gate)
+        for index, value in enumerate(item.value)
     ]
     for path in await _all(fetches):
         if path is None:
             raise InputFailed("a list of files takes URLs, data URIs and base64, no stored names")
         await parts.engine.files.publish(path)
-    folder = parts.engine.files.inputs_of(job.uid) / _stem(item)
-    return str(folder) if await _by_path(item, parts) else f"{job.uid}/{_stem(item)}"
+    folder = parts.engine.files.inputs_of(job.uid) / stem
+    return str(folder) if await _by_path(item, parts) else f"{JOBS_FOLDER}/{job.uid}/{stem}"
 
 
 async def _by_path(item: MediaInput, parts: Parts) -> bool:
@@ -99,9 +106,13 @@ async def _by_path(item: MediaInput, parts: Parts) -> bool:
     return bool(declared and declared.is_path and parts.engine.files.shared)
 
 
-def _stem(item: MediaInput) -> str:
-    safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in f"{item.node_id}_{item.input}")
-    return safe[:80]
+def _stem(index: int, item: MediaInput) -> str:
+    """Name an input's file; the number keeps apart what the safe name does not."""
+    safe = "".join(
+        c if (c.isascii() and c.isalnum()) or c in "-_" else "_"
+        for c in f"{item.node_id}_{item.input}"
+    )
+    return f"{index:03}_{safe[:80]}"
 
 
 async def _one(
@@ -118,7 +129,7 @@ async def _one(
         target.parent.mkdir(parents=True, exist_ok=True)
         target = await _off_loop(len(value), decode_inline, value, target)
     elif "://" in value[:16]:
-        scheme = value.split("://", 1)[0]
+        scheme = masked(value.split("://", 1)[0])
         raise InputFailed(f"{scheme}:// is no source this version can read", hint="use http(s)")
     else:
         check_stored(value, item, parts.engine.files)

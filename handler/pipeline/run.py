@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import time
@@ -10,17 +11,15 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from handler.errors import TimedOut
-from handler.job import Phase
+from handler.job import Job, Phase
 from handler.pipeline.collect import collect
 from handler.pipeline.convert import convert
 from handler.pipeline.deliver import deliver
 from handler.pipeline.fetch_inputs import fetch_inputs
-from handler.pipeline.stages import Collected, Parts, Prepared, Ran, Received
+from handler.pipeline.stages import Parts, Prepared, Ran, Received
 from handler.pipeline.validate import validate
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from handler.wire import Answer
 
 log = logging.getLogger("comfyfn.job")
@@ -42,7 +41,7 @@ async def run_pipeline(
     """
     job, limits = received.job, received.request.timeouts
     total_s = (limits and limits.total_s) or parts.settings.job_timeout_s
-    folder = JobFolder(job.uid, parts)
+    folder = JobFolder(job, parts)
     began = time.monotonic()
     try:
         async with asyncio.timeout(total_s or None) as deadline:
@@ -57,7 +56,6 @@ async def run_pipeline(
             round_trip_s = time.monotonic() - began - preprocess_s
             job.enter(Phase.COLLECTING)
             collected = await collect(ran, received, parts)
-            folder.keep(collected)
             if received.request.convert_output is not None:
                 job.enter(Phase.CONVERTING)
             converted = await convert(collected, received, parts)
@@ -79,18 +77,15 @@ async def run_pipeline(
 class JobFolder:
     """The files of one job, in the engine's folders and in ours; removed together."""
 
-    def __init__(self, uid: str, parts: Parts) -> None:
-        self._uid = uid
+    def __init__(self, job: Job, parts: Parts) -> None:
+        self._job = job
         self._parts = parts
-        self._strays: tuple[Path, ...] = ()
-
-    def keep(self, collected: Collected) -> None:
-        """Note files that lie elsewhere, to be removed as well."""
-        self._strays = collected.strays
 
     async def remove(self) -> None:
-        """Remove everything."""
-        self._parts.engine.files.forget(self._uid)
-        shutil.rmtree(self._parts.scratch / self._uid, ignore_errors=True)
-        for path in self._strays:
-            path.unlink(missing_ok=True)
+        """Remove everything, strays in the engine's folders included; again is fine."""
+        self._parts.engine.files.forget(self._job.uid)
+        shutil.rmtree(self._parts.scratch / self._job.uid, ignore_errors=True)
+        for path in self._job.strays:
+            with contextlib.suppress(OSError):
+                path.unlink()
+        self._job.strays.clear()

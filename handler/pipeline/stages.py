@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +19,21 @@ if TYPE_CHECKING:
     from handler.settings import Settings
 
 
+# Encoding is the one stage that burns our own CPU; more at once would starve the engine.
+CONVERTERS = 2
+
+
+def _converters() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(CONVERTERS, thread_name_prefix="convert")
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the stages work with, wired in `build.py`.
 
     Attributes:
         scratch: folder for files of ours, removed with the server.
+        converters: the few threads that encode; all jobs share them.
     """
 
     settings: Settings
@@ -31,6 +41,7 @@ class Parts:
     fetcher: HttpFetcher
     operator_fetcher: HttpFetcher
     scratch: Path
+    converters: ThreadPoolExecutor = field(default_factory=_converters, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,6 @@ class Prepared:
 
     Attributes:
         output_nodes: ids of nodes that save or show something.
-        prefixes: node id -> the prefix its files begin with, below the job's folder.
     """
 
     request: PromptRequest
@@ -78,6 +88,7 @@ class Ran:
         started_ms, ended_ms: Unix time in milliseconds by the engine's clock.
         node_ms: node id -> when it began.
         cached: ids of nodes that did not run.
+        fault: what kept us from taking an event in.
     """
 
     graph: Graph
@@ -89,16 +100,12 @@ class Ran:
     node_ms: dict[str, int] = field(default_factory=dict)
     cached: tuple[str, ...] = ()
     end: End | None = None
+    fault: Exception | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """Every output, read and described.
-
-    Attributes:
-        strays: files outside the job's folder, removed with it.
-    """
+    """Every output, read and described."""
 
     ran: Ran
     outputs: list[Output]
-    strays: tuple[Path, ...] = ()

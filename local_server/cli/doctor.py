@@ -43,7 +43,7 @@ def call(_options: argparse.Namespace) -> int:
     findings = examine(Settings.from_env())
     marks = {"ok": "ok  ", "warn": "warn", "bad": "BAD "}
     for finding in findings:
-        print(f"{marks[finding.level]}  {finding.topic:12} {finding.text}")
+        print(f"{marks[finding.level]}  {finding.topic:13} {finding.text}")
     return 1 if any(finding.level == "bad" for finding in findings) else 0
 
 
@@ -62,13 +62,14 @@ def examine(settings: Settings) -> list[Finding]:
     describe = {"comfyui": _comfyui, "embedded": _embedded, "attached": _attached}
     findings += describe[kind](settings)
     if kind != "attached":
-        findings += [_port(settings.comfy_port, "COMFYUI_PORT_HOST"), *_folders(settings, kind)]
-    findings.append(_port(settings.port, "PORT"))
-    return [*findings, *_manifest(settings), _warmup(settings)]
+        findings.append(_port("port (engine)", settings.comfy_port, "COMFYUI_PORT_HOST"))
+        findings += _folders(settings, kind)
+    findings.append(_port("port (server)", settings.port, "PORT"))
+    return [*findings, *_manifest(settings), *_warmup(settings, has_models=kind != "embedded")]
 
 
 def _comfyui(settings: Settings) -> list[Finding]:
-    from handler.engine.command import interpreter
+    from handler.engine.command import interpreter, no_torch
     from handler.engine.preflight import preflight
     from handler.errors import BootFailed
 
@@ -83,6 +84,10 @@ def _comfyui(settings: Settings) -> list[Finding]:
         found = preflight(python)
     except BootFailed as error:
         return [*findings, Finding("bad", "interpreter", f"{error.message}; {error.hint}")]
+    if found.torch is None:
+        guessed = settings.comfy_command and settings.comfy_python is None
+        text = f"{no_torch(settings)}; set COMFY_PYTHON to ComfyUI's Python"
+        return [*findings, Finding("warn" if guessed else "bad", "interpreter", text)]
     findings.append(Finding("ok", "interpreter", f"{python}, torch {found.torch}"))
     if found.usable:
         return [*findings, Finding("ok", "gpu", f"{found.gpu}, {found.vram_mb} MiB")]
@@ -102,21 +107,21 @@ def _attached(settings: Settings) -> list[Finding]:
     try:
         answer = httpx.get(f"{settings.comfy_url}/system_stats", timeout=5, trust_env=False)
         version = answer.raise_for_status().json()["system"].get("comfyui_version")
-    except (httpx.HTTPError, ValueError, KeyError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError) as error:
         text = f"no ComfyUI answers at COMFY_URL={settings.comfy_url}: {type(error).__name__}"
         return [Finding("bad", "engine", text)]
     return [Finding("ok", "engine", f"ComfyUI {version} at {settings.comfy_url}")]
 
 
-def _port(port: int, name: str) -> Finding:
+def _port(topic: str, port: int, name: str) -> Finding:
     from handler.engine.process import check_port_free
     from handler.errors import BootFailed
 
     try:
         check_port_free(port)
     except BootFailed as error:
-        return Finding("bad", "port", f"{error.message} ({name})")
-    return Finding("ok", "port", f"{port} is free ({name})")
+        return Finding("bad", topic, f"{error.message} ({name})")
+    return Finding("ok", topic, f"{port} is free ({name})")
 
 
 def _folders(settings: Settings, kind: Any) -> list[Finding]:
@@ -145,7 +150,7 @@ def _manifest(settings: Settings) -> list[Finding]:
     return [Finding("bad", "manifest", fault)] if fault else []
 
 
-def _warmup(settings: Settings) -> Finding:
+def _warmup(settings: Settings, *, has_models: bool) -> list[Finding]:
     given = [
         name
         for name, value in (
@@ -155,6 +160,8 @@ def _warmup(settings: Settings) -> Finding:
         )
         if value
     ]
-    if not given:
-        return Finding("warn", "warmup", "none: the first request loads the model")
-    return Finding("ok", "warmup", given[0])
+    if given:
+        return [Finding("ok", "warmup", given[0])]
+    if not has_models:
+        return []
+    return [Finding("warn", "warmup", "none: the first request loads the model")]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import base64
+import logging
+import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -11,12 +13,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     import argparse
+    from collections.abc import Coroutine
 
+    from handler.engine.boot import Site
+    from handler.errors import BootFailed
     from handler.job import JobEvent
     from handler.settings import Settings
     from handler.wire import Answer
 
 LARGEST_TEXT_SHOWN = 2000
+LINES_SHOWN = 15
+SAID_EVERY_S = 60.0
+TERMINATED = 128 + signal.SIGTERM
 
 
 def add_parser(verbs: Any) -> None:
@@ -41,14 +49,36 @@ def call(options: argparse.Namespace) -> int:
     """Run it; paths go to stdout, everything else to stderr."""
     from handler.settings import Settings
     from local_server.bundled import SAMPLE, bundled
+    from local_server.cli.workflow_file import read_graph
     from local_server.serve import configure_logging
 
     path = Path(options.workflow) if options.workflow else bundled(SAMPLE)
-    payload = {"prompt": read_graph(path, options.input)}
-    # Quiet, and beside whatever serves here already, unless told otherwise.
-    settings = Settings.from_env(log_level="warning", comfy_port=_free_port())
+    folder = Path(options.output)
+    _make_folder(folder)
+    # Quiet, beside whatever serves here already, and told at once if the engine cannot start.
+    settings = Settings.from_env(log_level="warning", comfy_port=_free_port(), restart_budget=0)
+    payload = {"prompt": read_graph(path, options.input, _stored(settings))}
     configure_logging(settings)
-    return asyncio.run(_run(settings, payload, Path(options.output)))
+    if settings.log_level == "warning":  # a job that fails is told by us, once
+        logging.getLogger("comfyfn.service").setLevel(logging.ERROR)
+    return asyncio.run(_until_terminated(_run(settings, payload, folder)))
+
+
+def _make_folder(folder: Path) -> None:
+    from handler.errors import InvalidPayload
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InvalidPayload(f"-o must name a folder; {folder} is none") from error
+
+
+def _stored(settings: Settings) -> Path | None:
+    """Name the engine's input folder; None where it is out of reach."""
+    from handler.engine.command import engine_kind, folders
+
+    kind = engine_kind(settings, embedded_allowed=True)
+    return None if kind == "attached" else folders(settings, kind, Path()).input
 
 
 def _free_port() -> int:
@@ -59,16 +89,43 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:
+    """Do the work; SIGTERM ends it as Ctrl-C does, with everything put away."""
+    task = asyncio.ensure_future(work)
+    loop, terminated = asyncio.get_running_loop(), False
+
+    def terminate() -> None:
+        nonlocal terminated
+        terminated = True
+        task.cancel()
+
+    loop.add_signal_handler(signal.SIGTERM, terminate)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        if not terminated:
+            raise
+        return TERMINATED
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
 async def _run(settings: Settings, payload: dict[str, Any], folder: Path) -> int:
     from handler.build import build_handler
     from handler.engine.boot import open_site
+    from handler.errors import BootFailed
 
     begun = time.monotonic()
-    handler = build_handler(open_site(settings, embedded_allowed=True))
+    site = open_site(settings, embedded_allowed=True)
+    handler = build_handler(site)
     try:
         with _Bar() as bar:
             bar.say("engine boots")
-            await handler.start()
+            try:
+                await handler.start()
+            except BootFailed as error:
+                _tell_boot(site, error)
+                raise
             booted = time.monotonic()
             answer: Answer | None = None
             async for told in handler.stream(payload):
@@ -77,16 +134,24 @@ async def _run(settings: Settings, payload: dict[str, Any], folder: Path) -> int
             return 1
         async with answer:
             save(answer, folder)
-        _report(answer, booted - begun, time.monotonic() - booted)
+            _report(answer, booted - begun, time.monotonic() - booted)
     finally:
         await handler.stop()
     return 0
 
 
-class _Bar:
-    """A progress bar on stderr, silent where that is no terminal."""
+def _tell_boot(site: Site, error: BootFailed) -> None:
+    """Show what the engine said last, and how it was started."""
+    for line in (error.log_tail or [])[-LINES_SHOWN:]:
+        print(f"engine | {line}", file=sys.stderr)
+    if site.command:
+        print(f"engine command: {shlex.join(site.command)}", file=sys.stderr)
 
-    def __init__(self) -> None:
+
+class _Bar:
+    """A progress bar on stderr; where that is no terminal, a line a minute."""
+
+    def __init__(self, said_every_s: float = SAID_EVERY_S) -> None:
         from tqdm import tqdm
 
         self._bar = tqdm(
@@ -96,14 +161,30 @@ class _Bar:
             leave=False,
             bar_format="{desc:24.24} {bar} {percentage:3.0f}% {elapsed}",
         )
+        self._said_every_s = said_every_s
+        self._begun = time.monotonic()
+        self._doing = ""
+        self._pct = 0.0
+        self._lines: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
+        if self._bar.disable:
+            self._lines = asyncio.ensure_future(self._say_lines())
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._lines is not None:
+            self._lines.cancel()
         self._bar.close()
 
+    async def _say_lines(self) -> None:
+        while True:
+            await asyncio.sleep(self._said_every_s)
+            seconds = time.monotonic() - self._begun
+            print(f"{self._doing}: {self._pct:.0f} %, {seconds:.0f} s so far", file=sys.stderr)
+
     def say(self, text: str) -> None:
+        self._doing = text
         self._bar.set_description_str(text)
 
     def show(self, told: JobEvent | Answer) -> Answer | None:
@@ -114,78 +195,12 @@ class _Bar:
             return told
         if told.type == "progress":
             self.say(str(told.data.get("title") or "running"))
-            self._bar.update(max(0.0, float(told.data["overall_pct"]) - self._bar.n))
+            further = max(0.0, float(told.data["overall_pct"]) - self._pct)
+            self._pct += further
+            self._bar.update(further)
         elif told.type == "phase":
             self.say(str(told.data["phase"]))
         return None
-
-
-def read_graph(path: Path, changes: list[str]) -> dict[str, Any]:
-    """Read a graph, set inputs, and take files that lie beside it along.
-
-    Raises:
-        InvalidWorkflow: the file is no JSON, or a change names no input.
-    """
-    import orjson
-
-    from handler.errors import InvalidWorkflow
-
-    try:
-        graph = orjson.loads(path.read_bytes())
-    except ValueError as error:
-        raise InvalidWorkflow(f"{path} is no JSON: {error}") from error
-    if isinstance(graph, dict) and isinstance(graph.get("prompt"), dict):
-        graph = graph["prompt"]
-    if not isinstance(graph, dict):
-        raise InvalidWorkflow(f"{path} holds no graph")
-    for change in changes:
-        _change(graph, change)
-    for node in graph.values():
-        inputs = node.get("inputs") if isinstance(node, dict) else None
-        if not isinstance(inputs, dict):
-            continue
-        for name, value in inputs.items():
-            if isinstance(value, str) and 0 < len(value) < 256 and (path.parent / value).is_file():
-                inputs[name] = as_data_uri(path.parent / value)
-    return graph
-
-
-def _change(graph: dict[str, Any], change: str) -> None:
-    import orjson
-
-    from handler.errors import InvalidWorkflow
-
-    where, mark, text = change.partition("=")
-    name, dot, key = where.rpartition(".")
-    if not (mark and dot and name and key):
-        raise InvalidWorkflow(f"-i {change}: write it as NODE.INPUT=VALUE")
-    nodes = [i for i, n in graph.items() if i == name or _title(n) == name]
-    if len(nodes) != 1:
-        known = ", ".join(f"{i} ({_title(n)})" for i, n in graph.items())
-        problem = "is no node" if not nodes else "names several nodes"
-        raise InvalidWorkflow(f"-i {change}: {name!r} {problem}; there are {known}")
-    value: Any = text
-    if Path(text).is_file():
-        value = as_data_uri(Path(text))
-    else:
-        try:
-            value = orjson.loads(text)
-        except ValueError:
-            value = text
-    graph[nodes[0]].setdefault("inputs", {})[key] = value
-
-
-def _title(node: Any) -> str | None:
-    meta = node.get("_meta") if isinstance(node, dict) else None
-    return meta.get("title") if isinstance(meta, dict) else None
-
-
-def as_data_uri(path: Path) -> str:
-    """Give a file as a data URI."""
-    import mimetypes
-
-    mime = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
-    return f"data:{mime};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def save(answer: Answer, folder: Path) -> None:

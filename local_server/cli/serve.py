@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -25,11 +24,6 @@ def call(options: argparse.Namespace) -> int:
     from handler.settings import Settings
     from local_server.serve import serve
 
-    given: dict[str, Any] = {}
-    if options.host is not None:
-        given["host"] = options.host
-    if options.port is not None:
-        given["port"] = options.port
-    if options.ui:
-        given["ui"] = True
-    return serve(replace(Settings.from_env(), **given))
+    given = {"HOST": options.host, "PORT": options.port, "COMFYFN_UI": options.ui or None}
+    words = {name: str(value) for name, value in given.items() if value is not None}
+    return serve(Settings.from_env(overrides=words))

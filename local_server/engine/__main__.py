@@ -19,7 +19,7 @@ async def serve(config: EngineConfig) -> None:
     await asyncio.sleep(config.boot_seconds)
     engine = Engine(config)
     await engine.start()
-    logger.info("To see the GUI go to: http://%s:%d", config.listen[0], engine.port)
+    logger.info("Listening on http://%s:%d", config.listen[0], engine.port)
     try:
         await asyncio.Event().wait()
     finally:

@@ -47,6 +47,18 @@ class Call:
     metadata: bool
     previews: bool
 
+    def each(self, batch: Pixels, work: Callable[[Pixels], Pixels]) -> Pixels:
+        """Do a batch picture by picture, each as a batch of one: an interrupt need not wait.
+
+        Raises:
+            InterruptError: somebody asked for the prompt to stop.
+        """
+        done = []
+        for place in range(len(batch)):
+            self.reporter.interruption.check()
+            done.append(work(batch[place : place + 1]))
+        return np.concatenate(done) if done else work(batch)
+
 
 @dataclass(frozen=True, slots=True)
 class Shown:

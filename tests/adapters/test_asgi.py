@@ -78,6 +78,17 @@ async def test_errors_have_one_envelope(tmp_path):
         fault(await client.post("/health"), 405, "method_not_allowed")
 
 
+async def test_large_bodies_lie_in_the_folder_that_is_given(tmp_path):
+    """A folder that is not there shows it."""
+    settings = Settings()
+    async with worker(tmp_path, settings) as (handler, _):
+        app = make_app(handler, settings, tmp_path / "none")
+        async with serving(app) as client:
+            large = await client.post("/prompt", json={**PAYLOAD, "pad": "x" * (1 << 20)})
+            assert (await client.post("/prompt", json=PAYLOAD)).status_code == 200
+    assert "cannot be stored" in fault(large, 500, "internal_error")["error"]
+
+
 async def test_a_refused_job_is_told_when_to_come_again(tmp_path):
     """Retry-After in whole seconds, at least one."""
     gate = Gate()
@@ -182,13 +193,14 @@ async def test_events_are_streamed_until_the_end(tmp_path):
         await (await handler.result(job)).close()
         again = await client.get("/jobs/me/events", headers={"last-event-id": "2"})
         odd = await client.get("/jobs/me/events", headers={"last-event-id": "x"})
+        huge = await client.get("/jobs/me/events", headers={"last-event-id": "9" * 5000})
 
     events = blocks(response.text)
     assert response.headers["content-type"].startswith("text/event-stream")
     assert [int(event["id"]) for event in events] == list(range(1, len(events) + 1))
     assert events[-1]["event"] == "succeeded"
     assert blocks(again.text) == events[2:]
-    assert odd.text == response.text
+    assert odd.text == huge.text == response.text
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,10 @@ def of_text(text):
     return Output("5", "t", "text", "text/plain", "5_0.txt", len(text.encode()), "00", text=text)
 
 
-async def sent(outputs, accept="", closed=None):
+EMBEDDED = {"kind": "embedded", "version": "0.3.64"}
+
+
+async def sent(outputs, accept="", closed=None, job_id="j", engine=EMBEDDED):
     """Send an answer over a real connection."""
 
     async def on_close():
@@ -88,7 +91,8 @@ async def sent(outputs, accept="", closed=None):
             closed.append(True)
 
     async def app(scope, receive, send):
-        answer = Answer("j", {"id": "j"}, outputs, {"stats": {}}, on_close)
+        tail = {"stats": {}, "engine": engine}
+        answer = Answer(job_id, {"id": job_id}, outputs, tail, on_close)
         await AnswerResponse(answer, accepted_form(accept))(scope, receive, send)
 
     async with serving(app) as client:
@@ -129,6 +133,23 @@ async def test_a_text_comes_raw_too():
     """In UTF-8."""
     response = await sent([of_text("zwölf")], "text/plain")
     assert response.text == "zwölf"
+
+
+@pytest.mark.parametrize("accept", ["image/*", "multipart/mixed"])
+@pytest.mark.parametrize(
+    ("engine", "told"),
+    [
+        (EMBEDDED, "embedded 0.3.64"),
+        ({"kind": "attached", "version": None}, "attached"),
+        ({"kind": "attached", "version": "1\r\nx: y"}, "attached 1%0D%0Ax%3A y"),
+    ],
+)
+async def test_raw_answers_tell_the_job_and_the_engine(tmp_path, accept, engine, told):
+    """There is no JSON around them; nothing can break out of a header."""
+    picture = of_file(tmp_path / "a.png", b"x")
+    response = await sent([picture], accept, job_id="ä/b\r\n", engine=engine)
+    assert response.headers["x-comfyfn-engine"] == told
+    assert response.headers["x-comfyfn-id"] == "%C3%A4%2Fb%0D%0A"
 
 
 @pytest.mark.parametrize("accept", ["video/*", "image/webp", "image/webp, video/mp4"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+from pathlib import Path
 
 import orjson
 import pytest
@@ -11,18 +13,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 from worker import serving
 
-from adapters.asgi_body import IN_MEMORY_BYTES, decode, read_json
-from handler.errors import HandlerError, InvalidPayload, JobCancelled
+from adapters.asgi_body import IN_MEMORY_BYTES, JsonBodies, decode
+from handler.errors import HandlerError, InvalidPayload, JobCancelled, PayloadTooLarge
 
 JSON = {"content-type": "application/json"}
 
 
 def reader(limit=1 << 30):
     """An application that answers what it read, or the error."""
+    bodies = JsonBodies()
 
     async def app(scope, receive, send):
         try:
-            value = await read_json(Request(scope, receive), limit)
+            value = await bodies.read(Request(scope, receive), limit)
             response = Response(orjson.dumps({"read": value}))
         except HandlerError as error:
             response = Response(orjson.dumps(error.envelope()), status_code=error.status)
@@ -73,6 +76,45 @@ async def test_many_large_bodies_are_decoded_one_by_one():
     async with serving(reader()) as client:
         answers = await asyncio.gather(*(client.post("/", json=[text, n]) for n in range(4)))
     assert [answer.json()["read"][1] for answer in answers] == [0, 1, 2, 3]
+
+
+def test_every_event_loop_may_read_large_bodies():
+    """One application after the other in one process, each with bodies that wait for their turn."""
+
+    async def contended():
+        text = "x" * (2 * IN_MEMORY_BYTES)
+        async with serving(reader()) as client:
+            answers = await asyncio.gather(*(client.post("/", json=[text, n]) for n in range(3)))
+        return [answer.status_code for answer in answers]
+
+    assert [asyncio.run(contended()) for _ in range(2)] == [[200] * 3] * 2
+
+
+async def test_large_bodies_lie_in_the_scratch_folder_without_a_name(tmp_path):
+    """WORK_DIR holds them, and nothing has to be removed however we end."""
+    parts = [b'["', b"x" * (IN_MEMORY_BYTES + 1), b'"]']
+    seen = []
+
+    async def receive():
+        handles = Path("/proc/self/fd")
+        links = [os.readlink(link) for link in handles.iterdir() if link.is_symlink()]
+        seen.append([link for link in links if link.startswith(str(tmp_path))])
+        return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+
+    await JsonBodies(tmp_path).read(Request({"type": "http", "headers": []}, receive), 1 << 30)
+    assert [len(links) for links in seen] == [0, 0, 1]
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_an_announced_length_of_thousands_of_digits_is_too_large():
+    """More than Python reads as a number."""
+
+    async def receive():
+        return {"type": "http.request", "body": b"{}"}
+
+    headers = [(b"content-length", b"9" * 5000)]
+    with pytest.raises(PayloadTooLarge):
+        await JsonBodies().read(Request({"type": "http", "headers": headers}, receive), 1 << 30)
 
 
 @pytest.mark.parametrize("announced", [True, False])
@@ -129,7 +171,7 @@ async def test_a_client_that_goes_away_while_it_sends_is_told_as_such():
         return messages.pop(0)
 
     with pytest.raises(JobCancelled, match="went away"):
-        await read_json(Request({"type": "http", "headers": []}, receive), 1 << 20)
+        await JsonBodies().read(Request({"type": "http", "headers": []}, receive), 1 << 20)
 
 
 def test_decoding_takes_bytes_and_views():
@@ -164,7 +206,9 @@ async def test_long_texts_come_whole_wherever_they_are(value, style):
     async def receive():
         return messages.pop()
 
-    assert await read_json(Request({"type": "http", "headers": []}, receive), 1 << 30) == pad
+    assert (
+        await JsonBodies().read(Request({"type": "http", "headers": []}, receive), 1 << 30) == pad
+    )
 
 
 async def test_a_fault_beside_a_long_text_is_told_with_its_place():
@@ -176,4 +220,4 @@ async def test_a_fault_beside_a_long_text_is_told_with_its_place():
         return messages.pop()
 
     with pytest.raises(InvalidPayload, match="line 2 column"):
-        await read_json(Request({"type": "http", "headers": []}, receive), 1 << 30)
+        await JsonBodies().read(Request({"type": "http", "headers": []}, receive), 1 << 30)

@@ -49,7 +49,9 @@ def hard_server(
 ) -> Iterator[LiveServer]:
     """A server whose engine tests may kill and freeze: it must come back by itself."""
     home = tmp_path_factory.mktemp(f"hard-{request.param}")
-    with live_server(home, request.param, URL_ALLOW_HOSTS="127.0.0.1") as running:
+    # A node that hangs is in the way of the next test for as long as the grace.
+    env = {"URL_ALLOW_HOSTS": "127.0.0.1", "CANCEL_GRACE_S": "5"}
+    with live_server(home, request.param, **env) as running:
         yield running
 
 

@@ -70,7 +70,7 @@ def begin(server: LiveServer, job_id: str, graph: dict[str, Any], **keys: Any) -
     return answer
 
 
-def assert_no_files_left(server: LiveServer, limit_s: float = 5.0) -> None:
+def assert_no_files_left(server: LiveServer, limit_s: float = 20.0) -> None:
     """Make sure that jobs leave no files; the last ones go just after their answer is sent."""
     wait_until("no files are left", lambda: not server.left_files(), limit_s)
 

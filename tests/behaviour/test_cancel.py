@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
-from behaviour.driving import assert_error, assert_no_files_left, assert_picture, begin, wait_phase
+from behaviour.driving import (
+    assert_error,
+    assert_no_files_left,
+    assert_picture,
+    begin,
+    wait_phase,
+    wait_until,
+)
 from behaviour.graphs import fresh_color, load, picture, slow
+from live import alive
 
 if TYPE_CHECKING:
     import httpx
+    from behaviour.conftest import StartServer
     from behaviour.file_server import FileServer
     from live import LiveServer
 
@@ -63,6 +74,22 @@ def test_running_job_is_cancelled_and_the_one_behind_it_runs(server: LiveServer)
     assert time.monotonic() - begun < 1
     assert_picture(behind.result(30), color, (20, 12))
     assert time.monotonic() - begun < (2 if server.engine == "embedded" else 8)
+
+
+def test_cancel_in_a_frozen_engine_replaces_it_after_the_grace(start_server: StartServer) -> None:
+    """The grace begins with the cancel, not when a request to a dead end is given up."""
+    server = start_server(CANCEL_GRACE_S="1")
+    job = begin(server, "frozen", slow("embedded", 30))
+    wait_phase(server, "frozen", "running")
+    frozen = server.engine_pid()
+    os.kill(frozen, signal.SIGSTOP)
+    begun = time.monotonic()
+    assert interrupt(server, "frozen").status_code == 200
+    assert_error(job.result(5), 499, "cancelled")
+    wait_until("the engine is killed", lambda: not alive(frozen))
+    assert 1 <= time.monotonic() - begun < 3
+    color = fresh_color()
+    assert_picture(server.prompt(picture(color=color)), color)
 
 
 def test_id_of_no_job_in_hand_is_not_found(server: LiveServer) -> None:

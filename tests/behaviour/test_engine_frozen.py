@@ -12,6 +12,7 @@ from behaviour.driving import assert_error, assert_picture, begin, wait_phase
 from behaviour.graphs import fresh_color, picture, silent, slow
 
 if TYPE_CHECKING:
+    from behaviour.conftest import StartServer
     from live import LiveServer
 
 LIMIT_S = 1.0
@@ -64,6 +65,30 @@ def test_node_that_hangs_is_told_at_the_limit_and_jobs_behind_it_run(
     assert_error(stuck.result(10), 504, "stalled")
     assert time.monotonic() - begun < LIMIT_S + 1.5
     assert_picture(behind.result(30), color)
+
+
+def test_limits_of_callers_do_not_make_the_worker_unhealthy(start_server: StartServer) -> None:
+    """However many stubborn runs are given up in a row, the engine is replaced and work goes on."""
+    server = start_server(ENGINE_RESTARTS="1", CANCEL_GRACE_S="1")
+    for _ in range(3):
+        answer = server.prompt(silent(60), timeouts={"no_progress_s": 0.3})
+        assert_error(answer, 504, "stalled")
+        server.wait_for("/ready", status=503)
+        server.wait_for("/ready")
+    color = fresh_color()
+    assert_picture(server.prompt(picture(color=color)), color)
+
+
+def test_engine_that_answers_is_given_its_grace_before_it_is_replaced(
+    start_server: StartServer,
+) -> None:
+    """A caller's short limit costs the caller's job, and not the engine what it has loaded."""
+    server = start_server(CANCEL_GRACE_S="20")
+    engine = server.engine_pid()
+    assert_error(server.prompt(silent(7), timeouts={"no_progress_s": 0.3}), 504, "stalled")
+    color = fresh_color()
+    assert_picture(server.prompt(picture(color=color)), color)
+    assert server.engine_pid() == engine
 
 
 @pytest.mark.parametrize("hard_server", ["embedded"], indirect=True)

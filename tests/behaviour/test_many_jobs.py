@@ -7,7 +7,7 @@ import sys
 import httpx
 import pytest
 from behaviour.driving import assert_no_files_left, assert_picture, wait_until
-from behaviour.graphs import fresh_color, node, picture
+from behaviour.graphs import fault, fresh_color, node, picture
 from live import LiveServer, rss_mb
 
 JOBS = {"embedded": 500, "comfyui": 24}
@@ -54,6 +54,27 @@ def test_many_jobs_leave_disk_memory_and_history_flat(start_server, engine: str)
     assert growth[0] < GROWTH_MB
     if engine == "embedded":
         assert growth[1] < GROWTH_MB
+
+
+def test_large_jobs_leave_no_graphs_behind(start_server) -> None:
+    """Records stay for an hour; graphs and texts of megabytes do not."""
+    server = start_server("embedded")
+    pid, long = server.process.pid, "x" * 4_000_000
+
+    def run(count: int) -> None:
+        for _ in range(count):
+            good = {**picture(), "t": node("TestText", text=long)}
+            good["9"]["_meta"] = {"title": long}
+            assert server.prompt(good).status_code == 200
+            raises = {**fault("TestRaise", message="x"), "t": node("TestText", text=long)}
+            assert server.prompt(raises).status_code == 500
+            bad = {**picture(), "1": node("Nope", text=long)}
+            assert server.prompt(bad).status_code == 400
+
+    run(4)
+    before = rss_mb(pid)
+    run(8)
+    assert rss_mb(pid) - before < 40
 
 
 def test_the_same_payload_three_times_gives_three_results(server: LiveServer) -> None:

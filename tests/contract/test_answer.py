@@ -216,12 +216,23 @@ def test_extra_data_reaches_the_file(server: LiveServer) -> None:
     assert '"by a test"' in pictures(body)[0].info["workflow"]
 
 
-@pytest.mark.parametrize("key", ["unknown", "Prompt", "client_id", "number", "front"])
+@pytest.mark.parametrize("key", ["unknown", "client_id", "number", "front"])
 def test_unknown_keys_are_ignored(server: LiveServer, key: str) -> None:
     """A key that is not ours changes nothing and is not echoed."""
     body = fine(server.prompt(plain(), **{key: "x"}))
 
     assert key not in body
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"), [("Prompt", "prompt"), ("convert_outptu", "convert_output")]
+)
+def test_misspelt_keys_are_refused(server: LiveServer, key: str, meant: str) -> None:
+    """A key that is nearly one of ours was meant to be it; ignored, it would look like a success."""
+    answer = server.prompt(plain(), **{key: "x"})
+
+    assert answer.status_code == 400
+    assert answer.json()["hint"] == f"did you mean {meant}?"
 
 
 def test_nothing_is_left_behind(server: LiveServer) -> None:

@@ -90,4 +90,5 @@ def test_a_hostile_id_can_be_interrupted(strict_server: LiveServer) -> None:
     for job_id in IDS:
         answer = strict_server.post("/interrupt", {"id": job_id})
         assert answer.status_code == 404
-        assert answer.json() == {"id": job_id, "interrupted": "failed"}
+        why = "no unfinished job has this id"
+        assert answer.json() == {"id": job_id, "interrupted": "failed", "error": why}

@@ -75,6 +75,35 @@ def test_prefixes_of_all_kinds(server: LiveServer, prefix: str) -> None:
     assert body["filenames"][0].startswith("x_")
 
 
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_linked_prefix_cannot_leave_the_folder(server: LiveServer, wrapped: bool) -> None:
+    """Its text is known at run time only: the class's own prefix takes its place."""
+    text = {"class_type": "PrimitiveString", "inputs": {"value": "../../escaped"}}
+    saver = save("1")
+    saver["inputs"]["filename_prefix"] = {"__value__": "../../escaped"} if wrapped else ["5", 0]
+    before = files_below(server.home)
+
+    body = fine(server.prompt({"1": empty(), "2": saver, "5": text}, id="x"))
+
+    assert body["filenames"] == ["x_escaped_00001_.png" if wrapped else "x_ComfyUI_00001_.png"]
+    assert len(pictures(body)) == 1
+    assert body["prompt"]["2"]["inputs"]["filename_prefix"].startswith("comfyfn-jobs/")
+    assert_nothing_new(before, server.home)
+
+
+@pytest.mark.parametrize("prefix", [None, ""])
+def test_a_prefix_left_out_is_the_classs_own(server: LiveServer, prefix: str | None) -> None:
+    """Where a class declares one, what it writes still lies in the job's folder."""
+    inputs = {"images": ["1", 0], "filename_prefix": prefix}
+    saver = {"class_type": "SaveImage", "inputs": inputs}
+    before = files_below(server.home)
+
+    body = fine(server.prompt({"1": empty(), "2": saver}, id="x"))
+
+    assert body["filenames"] == ["x_ComfyUI_00001_.png"]
+    assert_nothing_new(before, server.home)
+
+
 def test_previews_come_when_asked_for(server: LiveServer) -> None:
     """Temporary pictures are outputs with `include_temp` alone, in node order."""
     preview = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}

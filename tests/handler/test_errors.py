@@ -9,7 +9,14 @@ import orjson
 import pytest
 
 from handler import errors
-from handler.errors import CallerError, EngineDied, HandlerError, InputFailed, PlatformError
+from handler.errors import (
+    CallerError,
+    EngineDied,
+    HandlerError,
+    InputFailed,
+    PlatformError,
+    QueueFull,
+)
 
 EVERY = [c for _, c in inspect.getmembers(errors, inspect.isclass) if issubclass(c, HandlerError)]
 LEAVES = [c for c in EVERY if c not in (HandlerError, CallerError, PlatformError)]
@@ -63,3 +70,20 @@ def test_a_place_is_added_but_never_replaced():
     assert error.location == "prompt.1"
     assert error.node_id == "7"
     assert (error.class_type, error.node_title) == ("LoadImage", "photo")
+
+
+def test_a_detached_copy_says_the_same_and_holds_nothing():
+    """For records that outlive the request."""
+    request = [b"large"]
+    try:
+        try:
+            raise ValueError(request)
+        except ValueError as cause:
+            raise QueueFull("full", hint="wait", retry_after_s=2.0) from cause
+    except QueueFull as raised:
+        error = raised
+    copy = error.detached()
+
+    assert type(copy) is QueueFull
+    assert (copy.envelope(), copy.args, copy.retry_after_s) == (error.envelope(), error.args, 2.0)
+    assert (copy.__traceback__, copy.__cause__, copy.__context__) == (None, None, None)

@@ -7,8 +7,17 @@ import time
 
 import pytest
 
-from handler.errors import EngineDied, JobCancelled
-from handler.job import EVENTS_KEPT, FRESH_JOBS, RECORD_TEXT_CHARS, Job, JobBoard, JobEvent, Phase
+from handler.errors import EngineDied, ExecutionFailed, JobCancelled
+from handler.job import (
+    EVENTS_KEPT,
+    FRESH_JOBS,
+    RECORD_TEXT_CHARS,
+    Job,
+    JobBoard,
+    JobEvent,
+    Phase,
+    shortened,
+)
 from handler.records import Output
 
 ENDS = [Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED]
@@ -123,6 +132,22 @@ async def test_a_slow_follower_loses_the_oldest_only():
     assert numbers == list(range(12, EVENTS_KEPT + 12))
 
 
+async def test_steps_go_before_anything_that_tells_what_happened():
+    """A run of hours with one text at its beginning still tells the text."""
+    job = a_job()
+    job.tell("output", {"n": 1})
+    for _ in range(3 * EVENTS_KEPT):
+        job.tell("progress", {})
+    job.tell("output", {"n": 2})
+    job.enter(Phase.SUCCEEDED)
+
+    events = await all_of(job)
+    assert len(events) == EVENTS_KEPT
+    assert [e.data for e in events if e.type == "output"] == [{"n": 1}, {"n": 2}]
+    assert [e.seq for e in events] == sorted(e.seq for e in events)
+    assert events[-1].final
+
+
 async def test_only_the_newest_preview_is_kept():
     """Pictures are large, and older ones are no news."""
     job = a_job()
@@ -147,6 +172,42 @@ def test_a_record_keeps_the_beginning_of_long_texts():
     assert job.phase is Phase.SUCCEEDED
     assert [output.text for output in job.outputs] == ["x", text[:-1]]
     assert job.outputs[0] is short
+
+
+def test_long_texts_and_lists_are_cut_at_any_depth():
+    """What was told is left as it was."""
+    long = "x" * (RECORD_TEXT_CHARS + 1)
+    told = {"a": long, "b": [{"c": (long, 5, None)}], "d": [1] * len(long), "e": {"f": long}}
+    cut = long[:-1]
+
+    assert shortened(told) == {
+        "a": cut,
+        "b": [{"c": [cut, 5, None]}],
+        "d": [1] * len(cut),
+        "e": {"f": cut},
+    }
+    assert told["a"] is long
+    assert len(told["d"]) == len(long)
+
+
+async def test_a_record_keeps_of_an_error_what_it_says_and_nothing_else():
+    """A traceback's frames hold the whole request, and a node may say megabytes."""
+    long = "x" * (RECORD_TEXT_CHARS + 1)
+    job = a_job()
+    try:
+        raise ExecutionFailed(long, node_id="5", details={"exception_message": long}, hint="h")
+    except ExecutionFailed as raised:
+        error = raised
+        job.fail(error)
+
+    kept = job.error
+    assert (kept.__traceback__, kept.__context__, kept.__cause__) == (None, None, None)
+    assert (type(kept), kept.node_id, kept.hint) == (ExecutionFailed, "5", "h")
+    assert kept.message == str(kept) == long[:-1]
+    assert kept.details == {"exception_message": long[:-1]}
+    (event,) = await all_of(job)
+    assert event.data == {"phase": "failed", **kept.envelope()}
+    assert (error.message, error.details) == (long, {"exception_message": long})
 
 
 async def test_finished_jobs_that_are_not_fresh_keep_no_steps():
@@ -271,13 +332,26 @@ def test_an_unfinished_job_in_front_keeps_no_old_record_alive():
 def test_over_the_limit_the_oldest_finished_go_first():
     """Unfinished jobs are never forgotten."""
     board = JobBoard(3600, most=2)
-    running, done = a_job("running"), a_job("done")
+    running, done = a_job("running"), [a_job(f"done-{number}") for number in range(3)]
     board.add(running)
+    for job in done:
+        board.add(job)
+        job.enter(Phase.SUCCEEDED)
+    board.add(a_job("last"))
+
+    assert [board.find(job.id) for job in done] == [None, *done[1:]]
+    assert board.find("running") is running
+    assert len(board.active()) == 2
+
+
+def test_a_long_queue_pushes_no_records_out():
+    """The limit is of finished jobs; those that wait are bounded by the queue."""
+    board = JobBoard(3600, most=2)
+    done = a_job("done")
     board.add(done)
     done.enter(Phase.SUCCEEDED)
-    board.add(a_job("third"))
+    for number in range(20):
+        board.add(a_job(f"waits-{number}"))
 
-    assert board.find("done") is None
-    assert board.find("running") is running
-    board.add(a_job("fourth"))
-    assert len(board.active()) == 3
+    assert board.find("done") is done
+    assert len(board.active()) == 20

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from handler.errors import InvalidPayload
+from handler.errors import InvalidPayload, WorkflowFormatUi
 from handler.payload import NOT_YET, PromptRequest, parse_payload
 
 GRAPH = {"1": {"class_type": "X", "inputs": {}}}
@@ -120,3 +120,26 @@ def test_what_this_version_does_not_do_is_refused_and_not_dropped(key):
     assert caught.value.location == key
 
     assert parse_payload({"prompt": GRAPH, key: None}).prompt == GRAPH
+
+
+@pytest.mark.parametrize(
+    ("raw", "hint"),
+    [
+        ({"promt": {}}, "did you mean prompt?"),
+        ({"prompt": {}, "convert_outptu": {}}, "did you mean convert_output?"),
+        ({"prompt": {}, "webhok": "x"}, "did you mean webhook?"),
+        ({"1": {"class_type": "LoadImage"}}, 'send it as {"prompt": <graph>}'),
+    ],
+)
+def test_what_was_nearly_right_is_told_how(raw, hint):
+    """A misspelt key or a bare graph is refused with what was meant."""
+    with pytest.raises(InvalidPayload) as caught:
+        parse_payload(raw)
+
+    assert caught.value.hint == hint
+
+
+def test_a_bare_graph_of_the_editor_is_named():
+    """Save's format is told apart at the top level, too."""
+    with pytest.raises(WorkflowFormatUi):
+        parse_payload({"nodes": [], "links": []})

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
+import threading
+import tracemalloc
 
 import pytest
 from worker import GRAPH, parts_in, until, worker
 
 from handler.engine.base import EngineState, NeverStarted
-from handler.engine.events import Failed, Started, Succeeded
-from handler.engine.memory import save_pictures
+from handler.engine.events import Failed, NodeOutput, Preview, Started, Succeeded
+from handler.engine.memory import PIXEL, save_pictures
 from handler.errors import (
     BootFailed,
     Draining,
@@ -22,6 +25,7 @@ from handler.errors import (
     InvalidPayload,
     InvalidWorkflow,
     JobCancelled,
+    NotFound,
     NotReady,
     QueueFull,
     QueueTimedOut,
@@ -29,6 +33,7 @@ from handler.errors import (
 from handler.health import Health
 from handler.job import JobEvent, Phase
 from handler.payload import parse_payload
+from handler.pipeline.stages import CONVERTERS
 from handler.service import RESUBMITS, Handler
 from handler.settings import Settings
 from handler.wire import Answer
@@ -71,14 +76,13 @@ def fails(*errors):
 
 async def ended(job):
     """Wait for a job's end, whatever it is."""
-    with contextlib.suppress(HandlerError):
-        async with asyncio.timeout(10):
-            await job.answered
+    await asyncio.wait({job.task}, timeout=10)
+    assert job.phase.final
 
 
-def left(home):
+def left(home, *more):
     """Files of jobs that are still there."""
-    roots = (home / "input", home / "output", home / "scratch")
+    roots = [home / name for name in ("input", "output", "scratch", *more)]
     return [path for root in roots for path in root.rglob("*") if path.is_file()]
 
 
@@ -186,6 +190,123 @@ async def test_a_node_that_raises_fails_the_job_with_its_node(tmp_path):
             await handler.handle(PAYLOAD)
         assert (caught.value.node_id, caught.value.node_title) == ("2", "the picture")
         assert left(tmp_path) == []
+        engine.script = save_pictures
+        await (await handler.handle(PAYLOAD)).close()
+
+
+async def test_a_result_is_given_once(tmp_path):
+    """The record that stays holds neither the answer nor the error."""
+    async with worker(tmp_path) as (handler, engine):
+        good = handler.submit(PAYLOAD)
+        await (await handler.result(good)).close()
+        engine.script = fails(EngineDied("gone"))
+        bad = handler.submit(PAYLOAD)
+        with pytest.raises(EngineDied):
+            await handler.result(bad)
+
+        for job in (good, bad):
+            assert job.answered is None
+            with pytest.raises(NotFound, match="given already"):
+                await handler.result(job)
+
+
+async def told_everything(prompt, files):
+    """A script with a preview, a file beside the job's folder, and a long text."""
+    yield Started(1)
+    temp = {"filename": f"{prompt.prompt_id}.png", "subfolder": "", "type": "temp"}
+    loose = {"filename": f"loose-{prompt.prompt_id}.png", "subfolder": ""}
+    for item in (temp, loose):
+        files.locate(item).write_bytes(PIXEL)
+    text = {"text": ["x" * 2_000_000], "html": [{"body": "y" * 2_000_000}]}
+    yield NodeOutput("2", {"images": [temp, loose], **text})
+
+
+async def tells_and_succeeds(prompt, files):
+    async for event in told_everything(prompt, files):
+        yield event
+    yield Succeeded(2)
+
+
+async def tells_and_fails(prompt, files):
+    async for event in told_everything(prompt, files):
+        yield event
+    yield Failed("2", "SaveImage", "ValueError", "z" * 2_000_000, ("line",))
+
+
+async def tells_and_waits(prompt, files):
+    async for event in told_everything(prompt, files):
+        yield event
+    await asyncio.Event().wait()
+
+
+@pytest.mark.parametrize("script", [tells_and_succeeds, tells_and_fails, tells_and_waits])
+async def test_previews_and_loose_files_go_however_a_job_ends(tmp_path, script):
+    """The engine's temp folder would fill the disk one job at a time."""
+    async with worker(tmp_path, script=script) as (handler, _):
+        job = handler.submit(PAYLOAD)
+        if script is tells_and_waits:
+            await until(lambda: len(left(tmp_path, "temp")) == 2)
+            handler.cancel(job.id)
+        with contextlib.suppress(HandlerError):
+            async with await handler.result(job):
+                assert len(left(tmp_path, "temp")) == 2
+        await until(lambda: left(tmp_path, "temp") == [])
+        assert job.strays == set()
+
+
+@pytest.mark.parametrize("script", [tells_and_succeeds, tells_and_fails])
+async def test_records_of_large_jobs_are_small(tmp_path, script):
+    """A graph, a text and an exception of megabytes each leave some kilobytes for the hour."""
+    text = json.dumps({**GRAPH, "1": {**GRAPH["1"], "_meta": {"title": "T" * 1_000_000}}})
+    jobs = 8
+    async with worker(tmp_path, script=script) as (handler, engine):
+
+        async def one():
+            with contextlib.suppress(HandlerError):
+                async with await handler.handle({"prompt": json.loads(text)}) as answer:
+                    await answer.json()
+            engine.prompts.clear()
+            await asyncio.sleep(0)  # the loop lets go of what it woke this task with
+
+        await one()
+        tracemalloc.start()
+        try:
+            for _ in range(jobs):
+                await one()
+            gc.collect()
+            kept, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+
+        assert kept / jobs < 200_000
+
+
+async def test_a_job_that_is_refused_leaves_a_small_record(tmp_path):
+    """Thousands of faults in a graph of megabytes."""
+    bad = {str(n): {"class_type": f"Nope{n}" + "x" * 1000, "inputs": {}} for n in range(3000)}
+    async with worker(tmp_path) as (handler, _):
+        with pytest.raises(InvalidWorkflow):
+            await handler.handle({"prompt": bad, "id": "bad"})
+
+        job = handler.find("bad")
+        assert job.error.__traceback__ is None
+        assert len(json.dumps([job.public(), [event.data for event in job._events]])) < 500_000
+
+
+async def test_a_frame_that_cannot_be_written_fails_the_job(tmp_path):
+    """Never a success without the picture; the engine is well and takes the next."""
+
+    async def frame(prompt, files):
+        yield Started(1)
+        (tmp_path / "scratch" / job.uid).write_bytes(b"where the folder should be")
+        yield Preview("2", "image/png", PIXEL)
+        yield Succeeded(2)
+
+    async with worker(tmp_path, script=frame) as (handler, engine):
+        job = handler.submit(PAYLOAD)
+        with pytest.raises(InternalFault, match="could not be kept") as caught:
+            await handler.result(job)
+        assert caught.value.retryable
         engine.script = save_pictures
         await (await handler.handle(PAYLOAD)).close()
 
@@ -580,10 +701,16 @@ async def test_a_caller_who_goes_away_in_the_last_moment_leaves_no_files(tmp_pat
 async def test_a_cancel_while_outputs_are_converted_leaves_no_files(tmp_path):
     """The engine is done by then; our own work stops."""
     async with worker(tmp_path) as (handler, _):
-        job = handler.submit({**PAYLOAD, "convert_output": {"format": "webp"}})
-        await until(lambda: job.phase is Phase.CONVERTING)
-        await cancelled(handler, job)
+        free = threading.Event()
+        others = [handler._parts.converters.submit(free.wait, 20) for _ in range(CONVERTERS)]
+        try:
+            job = handler.submit({**PAYLOAD, "convert_output": {"format": "webp"}})
+            await until(lambda: job.phase is Phase.CONVERTING)
+            await cancelled(handler, job)
+        finally:
+            free.set()
         await until(lambda: left(tmp_path) == [])
+        assert all(other.result(10) for other in others)
 
 
 # -- draining and stopping ------------------------------------------------------------------------
@@ -662,6 +789,55 @@ async def test_a_warmup_that_fails_fails_the_boot(tmp_path, text):
         assert (caught.value.blame, caught.value.retryable) == ("image", False)
         assert caught.value.hint
         assert handler.health().health is Health.UNHEALTHY
+
+
+def broken(error):
+    """A script that raises; what the engine raises of its own is an error of the port."""
+
+    async def script(prompt, files):
+        yield Started(1)
+        raise error
+
+    return script
+
+
+@pytest.mark.parametrize(
+    ("error", "blame", "retryable"),
+    [
+        (EngineDied("gone"), "platform", True),
+        (InvalidPayload("caller's"), "image", False),
+        (OSError(28, "No space left on device"), "platform", InternalFault.default_retryable),
+    ],
+)
+async def test_a_failed_warmup_is_judged_by_its_cause(tmp_path, error, blame, retryable):
+    """Whatever it was: another worker may do better, and no caller is at fault."""
+    settings = Settings(warmup_json=json.dumps(GRAPH))
+    async with worker(tmp_path, settings, start=False, script=broken(error)) as (handler, _):
+        with pytest.raises(BootFailed, match="the warmup failed") as caught:
+            await handler.start()
+
+    assert (caught.value.blame, caught.value.retryable) == (blame, retryable)
+    assert caught.value.__cause__ is error
+
+
+async def test_the_warmup_is_read_once(tmp_path):
+    """A restart must not depend on a file that is gone, or on the network."""
+    file = tmp_path / "warm.json"
+    file.write_text(json.dumps(GRAPH))
+    async with worker(tmp_path, Settings(warmup_file=file)) as (_, engine):
+        file.unlink()
+        await engine.restart("why")
+        assert len(engine.prompts) == 2
+
+
+async def test_any_fault_of_a_warmup_may_be_passed_over(tmp_path, caplog):
+    """WARMUP_FAILURE=continue holds for faults of ours as well."""
+    settings = Settings(warmup_json=json.dumps(GRAPH), warmup_failure="continue")
+    async with worker(tmp_path, settings, script=broken(ZeroDivisionError())) as (handler, engine):
+        assert handler.health().ready
+        engine.script = save_pictures
+        await (await handler.handle(PAYLOAD)).close()
+    assert "going on without: internal fault: ZeroDivisionError" in caplog.text
 
 
 @pytest.mark.parametrize("text", ["no json", WARM])

@@ -33,6 +33,15 @@ def test_other_defaults_yield_to_the_environment():
     assert Settings.from_env({"LOG_LEVEL": "error"}, log_level="warning").log_level == "error"
 
 
+def test_what_a_command_line_gives_wins_and_is_checked_the_same():
+    """One set of rules, whoever sets a value."""
+    environ = {"PORT": "1", "HOST": "h"}
+    settings = Settings.from_env(environ, overrides={"PORT": "2"}, port=3)
+    assert (settings.port, settings.host) == (2, "h")
+    with pytest.raises(SettingsError, match="PORT='99999' is not between"):
+        Settings.from_env(environ, overrides={"PORT": "99999"})
+
+
 @pytest.mark.parametrize(
     ("name", "text", "field", "value"),
     [
@@ -51,6 +60,14 @@ def test_other_defaults_yield_to_the_environment():
             ("python", "my main.py", "--a=b c"),
         ),
         ("COMFY_ARGS", "--lowvram  --cache-none", "comfy_args", ("--lowvram", "--cache-none")),
+        ("COMFY_URL", "http://host:8188/prefix", "comfy_url", "http://host:8188/prefix"),
+        ("COMFY_URL", "https://[::1]:8188", "comfy_url", "https://[::1]:8188"),
+        (
+            "HTTP_TRUSTED_ORIGINS",
+            "http://a:1/, https://[::1]",
+            "trusted_origins",
+            "http://a:1/, https://[::1]",
+        ),
         ("ALLOW_CPU", "yes", "allow_cpu", True),
         ("ALLOW_CPU", "TRUE", "allow_cpu", True),
         ("ALLOW_CPU", "on", "allow_cpu", True),
@@ -81,6 +98,16 @@ def test_a_value_is_parsed(name, text, field, value):
         ("ALLOW_CPU", "maybe", "is neither true nor false"),
         ("LOG_LEVEL", "loud", "is none of trace, debug"),
         ("CMD", "python 'main", "cannot be split into words"),
+        ("COMFY_URL", "localhost:8188", "is no http:// or https:// URL"),
+        ("COMFY_URL", "http://", "is no http:// or https:// URL"),
+        ("COMFY_URL", "http://host:0", "is no http:// or https:// URL"),
+        ("COMFY_URL", "http://[::1", "is no URL: Invalid IPv6 URL"),
+        ("COMFY_URL", "http://host:99999", "is no URL: Port out of range"),
+        ("COMFY_URL", "http://my host", "is no URL: there is a space in it"),
+        ("HTTP_TRUSTED_ORIGINS", "127.0.0.1", "is no http:// or https:// URL"),
+        ("HTTP_TRUSTED_ORIGINS", "https://a, https://a/b", "is no list of origins"),
+        ("HTTP_TRUSTED_ORIGINS", "https://*.corp", "is no list of origins"),
+        ("HTTP_TRUSTED_ORIGINS", "http://u:p@host", "is no list of origins"),
         ("WARMUP_PROMPT_FILE", "/nowhere/graph.json", "is no file"),
     ],
 )
@@ -221,3 +248,33 @@ def test_no_text_of_the_settings_has_a_secret():
     names = ("HF_TOKEN", "CIVITAI_API_TOKEN", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN")
     names += ("AZURE_STORAGE_CONNECTION_STRING",)
     assert "canary4711" not in repr(Settings.from_env(dict.fromkeys(names, "canary4711")))
+
+
+@pytest.mark.parametrize("entry", ["http://x/y", "@@", "a b", "ftp://h", "300.0.0.0/8", "h:port"])
+def test_hosts_that_cannot_be_are_told(entry):
+    """An entry that matches nothing would be a silent refusal of every URL."""
+    with pytest.raises(SettingsError, match=r"URL_ALLOW_HOSTS=.*is no list of host globs"):
+        Settings.from_env({"URL_ALLOW_HOSTS": f"127.0.0.1,{entry}"})
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "*",
+        "*.corp.example",
+        "nas_1:8080",
+        "10.0.0.0/8",
+        "10.0.0.0/8:81",
+        "::1",
+        "fd00::/8",
+        "[::1]:80",
+        "[fd00::]/8",
+        "https://h",
+        "https://h:444/",
+        "h[12].corp",
+        "a, b ,",
+    ],
+)
+def test_hosts_of_every_form_are_taken(entry):
+    """Globs, addresses, ranges and origins, with a port or not."""
+    assert Settings.from_env({"URL_ALLOW_HOSTS": entry}).url_allow_hosts

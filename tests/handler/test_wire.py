@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import collections
 import hashlib
 import json
 
@@ -129,3 +130,33 @@ async def test_an_answer_is_closed_once():
     await answer.close()
     assert len(closed) == 1
     await Answer("j", HEAD, [], TAIL).close()
+
+
+async def test_a_closed_answer_holds_nothing(tmp_path):
+    """Who still has it, a record or a frame, keeps no result alive."""
+    answer = Answer("j", dict(HEAD), [of_file(tmp_path / "a", 3)], dict(TAIL))
+    await answer.json()
+    await answer.close()
+
+    assert (answer.head, answer.outputs, answer.tail, answer.files) == ({}, [], {}, [])
+    assert b"code" not in b"".join([block async for block in answer.json_blocks()])
+
+
+class Counting(collections.UserDict):
+    """Counts how often it is read whole, as encoding does."""
+
+    reads = 0
+
+    def keys(self):
+        self.reads += 1
+        return super().keys()
+
+
+async def test_a_large_graph_is_encoded_once(tmp_path):
+    """Its length is promised first, then it is sent."""
+    head = Counting(HEAD)
+    answer = Answer("j", head, [of_file(tmp_path / "a", 3)], TAIL)
+    length = answer.content_length()
+
+    assert len(await joined(answer)) == length
+    assert head.reads == 1

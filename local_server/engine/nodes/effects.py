@@ -10,7 +10,7 @@ from PIL import Image
 
 from local_server.engine.nodes.specs import IMAGE, IMAGE3, choices, fraction
 from local_server.engine.resample import crop_to_shape, resize
-from local_server.engine.schema import Pixels, Result, node
+from local_server.engine.schema import Call, Pixels, Result, node
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,8 +79,13 @@ def _blended(below: Pixels, above: Pixels, mode: str) -> Pixels:
     raise ValueError(f"Unsupported blend mode: {mode}")
 
 
-def _blurred(image: Pixels, radius: int, sigma: float) -> Pixels:
-    """Blur with a Gauss curve whose sigma counts in radii; the border is mirrored."""
+def _blurred(call: Call, image: Pixels, radius: int, sigma: float) -> Pixels:
+    """Blur with a Gauss curve whose sigma counts in radii; the border is mirrored.
+
+    Raises:
+        ValueError: the picture is smaller than the radius.
+        InterruptError: somebody asked for the prompt to stop.
+    """
     if radius >= min(image.shape[1:3]):
         raise ValueError(f"the picture is too small for a radius of {radius}")
     steps = np.linspace(-1, 1, 2 * radius + 1, dtype=np.float32)
@@ -91,11 +96,10 @@ def _blurred(image: Pixels, radius: int, sigma: float) -> Pixels:
         sides[axis] = (radius, radius)
         padded = np.pad(image, sides, mode="reflect")
         size = image.shape[axis]
-        parts = (
-            padded.take(np.arange(start, start + size), axis) * weight
-            for start, weight in enumerate(curve)
-        )
-        image = sum(parts, np.zeros_like(image))
+        image = np.zeros_like(image)
+        for start, weight in enumerate(curve):
+            call.reporter.interruption.check()
+            image = image + padded.take(np.arange(start, start + size), axis) * weight
     return image
 
 
@@ -112,9 +116,9 @@ def _blurred(image: Pixels, radius: int, sigma: float) -> Pixels:
     },
     outputs=("IMAGE",),
 )
-def image_blur(image: Pixels, blur_radius: int, sigma: float) -> Result:
+def image_blur(call: Call, image: Pixels, blur_radius: int, sigma: float) -> Result:
     """Blur."""
-    return (_blurred(image, blur_radius, sigma),)
+    return (call.each(image, lambda one: _blurred(call, one, blur_radius, sigma)),)
 
 
 @node(
@@ -131,11 +135,17 @@ def image_blur(image: Pixels, blur_radius: int, sigma: float) -> Result:
     },
     outputs=("IMAGE",),
 )
-def image_sharpen(image: Pixels, sharpen_radius: int, sigma: float, alpha: float) -> Result:
+def image_sharpen(
+    call: Call, image: Pixels, sharpen_radius: int, sigma: float, alpha: float
+) -> Result:
     """Move each colour away from its blurred neighbourhood."""
     strength = alpha * SHARPNESS
-    sharp = image * (1 + strength) - strength * _blurred(image, sharpen_radius, sigma)
-    return (np.clip(sharp, 0, 1).astype(np.float32),)
+
+    def sharp(one: Pixels) -> Pixels:
+        result = one * (1 + strength) - strength * _blurred(call, one, sharpen_radius, sigma)
+        return np.clip(result, 0, 1).astype(np.float32)
+
+    return (call.each(image, sharp),)
 
 
 @node(
@@ -151,10 +161,11 @@ def image_sharpen(image: Pixels, sharpen_radius: int, sigma: float, alpha: float
     },
     outputs=("IMAGE",),
 )
-def image_quantize(image: Pixels, colors: int, dither: str) -> Result:
+def image_quantize(call: Call, image: Pixels, colors: int, dither: str) -> Result:
     """Reduce each picture to a few colours of its own."""
     results = []
     for levels in (image * 255).astype(np.uint8):
+        call.reporter.interruption.check()
         picture = Image.fromarray(levels)
         palette = picture.quantize(colors=colors)
         method = Image.Dither.NONE

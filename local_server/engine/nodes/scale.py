@@ -6,7 +6,7 @@ import math
 
 from local_server.engine.nodes.specs import IMAGE, IMAGE3, MAX_SIZE, choices
 from local_server.engine.resample import METHODS, crop_to_shape, resize
-from local_server.engine.schema import Pixels, Result, node
+from local_server.engine.schema import Call, Pixels, Result, node
 
 SIZE_OR_AUTO = ["INT", {"default": 512, "min": 0, "max": MAX_SIZE, "step": 1}]
 MEGAPIXEL = 1024 * 1024
@@ -25,7 +25,9 @@ MEGAPIXEL = 1024 * 1024
     },
     outputs=("IMAGE",),
 )
-def image_scale(image: Pixels, upscale_method: str, width: int, height: int, crop: str) -> Result:
+def image_scale(
+    call: Call, image: Pixels, upscale_method: str, width: int, height: int, crop: str
+) -> Result:
     """Resize to a size; a side of 0 follows from the other one."""
     if width == 0 and height == 0:
         return (image,)
@@ -34,7 +36,7 @@ def image_scale(image: Pixels, upscale_method: str, width: int, height: int, cro
     height = height or max(1, round(old_height * width / old_width))
     if crop == "center":
         image = crop_to_shape(image, width, height)
-    return (resize(image, width, height, upscale_method),)
+    return (call.each(image, lambda one: resize(one, width, height, upscale_method)),)
 
 
 @node(
@@ -48,10 +50,10 @@ def image_scale(image: Pixels, upscale_method: str, width: int, height: int, cro
     },
     outputs=("IMAGE",),
 )
-def image_scale_by(image: Pixels, upscale_method: str, scale_by: float) -> Result:
+def image_scale_by(call: Call, image: Pixels, upscale_method: str, scale_by: float) -> Result:
     """Resize by a factor."""
     height, width = (round(side * scale_by) for side in image.shape[1:3])
-    return (resize(image, width, height, upscale_method),)
+    return (call.each(image, lambda one: resize(one, width, height, upscale_method)),)
 
 
 @node(
@@ -67,11 +69,14 @@ def image_scale_by(image: Pixels, upscale_method: str, scale_by: float) -> Resul
     },
     outputs=("IMAGE",),
 )
-def image_scale_to_total_pixels(image: Pixels, upscale_method: str, megapixels: float) -> Result:
+def image_scale_to_total_pixels(
+    call: Call, image: Pixels, upscale_method: str, megapixels: float
+) -> Result:
     """Resize to a number of pixels, in units of 1024 by 1024, and keep the shape."""
     height, width = image.shape[1:3]
     factor = math.sqrt(int(megapixels * MEGAPIXEL) / (width * height))
-    return (resize(image, round(width * factor), round(height * factor), upscale_method),)
+    width, height = round(width * factor), round(height * factor)
+    return (call.each(image, lambda one: resize(one, width, height, upscale_method)),)
 
 
 NODES = (image_scale, image_scale_by, image_scale_to_total_pixels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -133,6 +134,20 @@ def test_a_gpu_that_cannot_be_used_is_refused_before_the_start(tmp_path, home):
 
     assert "ALLOW_CPU" in caught.value.hint
     assert caught.value.details == {"torch": "2.6.0", "gpu": None, "vram_mb": None}
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize("allow", ["true", "false"])
+def test_an_interpreter_without_torch_is_refused_before_the_start(tmp_path, home, allow):
+    """Whose it is, and what to set: ComfyUI would only die with a missing module."""
+    interpreter(home, NO_TORCH)
+    with contextlib.closing(site_of(tmp_path, COMFY_HOME=str(home), ALLOW_CPU=allow)) as site:
+        with pytest.raises(BootFailed, match="which has no torch") as caught:
+            launch(site)
+        assert site.command is None
+
+    assert caught.value.blame == "image"
+    assert caught.value.hint == "set COMFY_PYTHON to ComfyUI's Python"
     assert not caught.value.retryable
 
 

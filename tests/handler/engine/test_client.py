@@ -66,7 +66,7 @@ def answering(body, status=200):
 async def test_submit_sends_the_ids_and_gives_node_errors():
     """The prompt names its own id and the socket that gets its messages."""
     async with engine(answering({"prompt_id": "p", "node_errors": {}})) as (client, requests):
-        assert await client.submit("p", GRAPH, {"extra_pnginfo": {"a": 1}}, front=True) == {}
+        assert await client.submit("p", GRAPH, {"extra_pnginfo": {"a": 1}}) == {}
         assert await client.submit("q", GRAPH) == {}
 
     first, second = (json.loads(body) for _, body in requests)
@@ -75,7 +75,6 @@ async def test_submit_sends_the_ids_and_gives_node_errors():
         "prompt_id": "p",
         "client_id": "me",
         "extra_data": {"extra_pnginfo": {"a": 1}},
-        "front": True,
     }
     assert second == {"prompt": GRAPH, "prompt_id": "q", "client_id": "me"}
     request = requests[0][0]
@@ -185,13 +184,11 @@ async def test_orders_go_to_their_routes():
         await client.forget(["a", "b"])
         await client.delete_pending(("a",))
         await client.interrupt("a")
-        await client.free(unload_models=True)
 
     assert [(request.path, json.loads(body)) for request, body in requests] == [
         ("/history", {"delete": ["a", "b"]}),
         ("/queue", {"delete": ["a"]}),
         ("/interrupt", {"prompt_id": "a"}),
-        ("/free", {"unload_models": True, "free_memory": False}),
     ]
 
 

@@ -16,8 +16,9 @@ from handler.engine.base import EngineState, NeverStarted
 from handler.engine.boot import launch
 from handler.engine.comfyui import ComfyEngine
 from handler.engine.events import Started, Succeeded
-from handler.errors import BootFailed, EngineDied, HandlerError, NotReady
+from handler.errors import BootFailed, EngineDied, HandlerError, NotReady, Stalled
 
+SLOW = ("TestSleep", {"seconds": 60.0, "steps": 600})
 FAILS = "sh -c 'echo no luck; exit 7'"
 
 
@@ -137,6 +138,109 @@ async def test_an_engine_that_ends_again_and_again_is_given_up(tmp_path):
     assert states == ["warmup", "ready", "restarting", "failed"]
 
 
+async def test_restarts_that_we_order_are_no_failures_of_the_engine(tmp_path):
+    """However many stubborn runs come in a row: the worker stays."""
+    async with lone_engine(tmp_path, ENGINE_RESTARTS="0") as (engine, states):
+        for _ in range(2):
+            events = []
+            run = asyncio.create_task(engine.run(prompt("a", SLOW), events.append))
+            await until(lambda seen=events: seen)
+            await engine.restart("a run does not stop")
+            with pytest.raises(EngineDied, match="was killed by us: a run does not stop"):
+                await run
+            assert "killed by us" in engine.reason
+            await engine.restart("again")  # it is on its way already
+            await until(lambda: engine.state is EngineState.READY)
+        assert isinstance(await engine.run(prompt("b"), [].append), Succeeded)
+    assert "failed" not in states
+
+
+async def test_a_warmup_that_stalls_counts_as_a_failed_boot(tmp_path):
+    """Else an engine that is killed for it would be booted for ever."""
+    site = site_in(tmp_path, ENGINE_RESTARTS="0", CANCEL_GRACE_S="1")
+    engine, states = ComfyEngine(site), []
+
+    async def warm_up():
+        deaf = ("TestSleep", {"seconds": 60.0, "steps": 0})
+        with contextlib.suppress(Stalled):  # as WARMUP_FAILURE=continue has it
+            await engine.run(prompt("w", deaf, no_progress_s=0.2), [].append)
+
+    engine.prepare(lambda state: states.append(state.value), warm_up)
+    with pytest.raises(BootFailed, match="was killed by us: a run stalled"):
+        await engine.start()
+    await engine.stop()
+    assert states == ["failed"]
+
+
+async def test_a_fault_of_ours_in_the_boot_is_told_and_nothing_hangs(tmp_path, caplog):
+    """A full disk, for example: the worker is unhealthy, and its stop leaves nothing."""
+    site = site_in(tmp_path)
+    engine, states = ComfyEngine(site), []
+
+    async def warm_up():
+        raise OSError(28, "No space left on device")
+
+    engine.prepare(lambda state: states.append(state.value), warm_up)
+    with pytest.raises(BootFailed, match=r"OSError.*No space left on device") as caught:
+        await engine.start()
+    assert caught.value.retryable
+    assert isinstance(caught.value.__cause__, OSError)
+    assert (engine.state, states) == (EngineState.FAILED, ["failed"])
+    assert engine.boot_report["error"]["code"] == "boot_failed"
+    assert "a fault in the engine's life" in caplog.text
+    await engine.stop()
+    assert not site.scratch.exists()
+
+
+async def test_a_stop_goes_on_whatever_the_engines_life_ended_with(tmp_path):
+    """The process and the scratch folder go in any case."""
+    site = site_in(tmp_path)
+    engine = ComfyEngine(site)
+    await engine.start()
+    process = engine._process
+
+    async def broken():
+        raise OSError("broken")
+
+    engine._lifecycle.cancel()
+    engine._lifecycle = asyncio.create_task(broken())
+    await asyncio.wait({engine._lifecycle})
+    await engine.stop()
+    assert not process.alive
+    assert not site.scratch.exists()
+
+
+async def test_a_restart_before_the_launch_is_no_attached_engines(tmp_path, caplog):
+    """There is no process yet, and one comes."""
+    async with lone_engine(tmp_path, start=False) as (engine, _):
+        caplog.set_level("INFO")
+        await engine.restart("a test")
+    assert "attached" not in caplog.text
+    assert "is being restarted already: a test" in caplog.text
+
+
+async def test_only_the_first_boot_counts_our_own_start(tmp_path):
+    """Afterwards the server's age is no part of it."""
+    async with lone_engine(tmp_path) as (engine, _):
+        first = engine.boot_report["phases"]
+        assert first["process_s"] > 0
+        await engine.restart("a test")
+        await until(lambda: engine.state is EngineState.RESTARTING)
+        await until(lambda: engine.state is EngineState.READY)
+        again = engine.boot_report["phases"]
+    assert again["process_s"] == 0
+    parts = sum(again[name] for name in ("engine_answering_s", "node_info_s", "warmup_s"))
+    assert abs(again["total_s"] - parts) < 0.01
+
+
+def test_an_engine_that_boots_is_asked_often_and_then_less():
+    """A cold start is felt; ten minutes of boot are not helped by fifty questions a second."""
+    assert [comfyui.boot_poll_s(waited) for waited in (0, 9.9, 10.3, 15, 20, 600)] == [
+        *(0.02, 0.02, 0.02),
+        *(0.25, 0.5, 0.5),
+    ]
+
+
 async def test_a_success_gives_the_budget_back(tmp_path):
     """Only failures in a row count."""
     async with lone_engine(tmp_path, ENGINE_RESTARTS="1") as (engine, _):
@@ -216,25 +320,6 @@ async def test_a_stop_during_the_boot_leaves_nothing(tmp_path):
 
     assert not alive(pid)
     assert states == ["stopped"]
-
-
-async def test_node_packs_of_the_boot_are_reported(tmp_path):
-    """ComfyUI tells in its log how long each took, and which failed."""
-    site = site_in(tmp_path)
-    lines = [
-        "Import times for custom nodes:",
-        "   0.1 seconds: /x/custom_nodes/good_pack",
-        "   2.5 seconds (IMPORT FAILED): /x/custom_nodes/bad_pack",
-    ]
-    command = ["sh", "-c", 'printf "%s\\n" "$@"; exec sleep 60', "x", *lines]
-    engine = ComfyEngine(site)
-    engine._process = launch(site_in(tmp_path, ENGINE="comfyui", CMD=quoted(command)))
-    await until(lambda: len(engine.log_tail()) == 3)
-    report = engine._findings({})
-    await engine.stop()
-
-    assert report["custom_nodes_s"] == {"good_pack": 0.1, "bad_pack": 2.5}
-    assert report["custom_nodes_failed"] == ["bad_pack"]
 
 
 async def test_an_engine_without_a_socket_boots_and_runs(tmp_path, caplog):

@@ -64,7 +64,7 @@ def test_a_folder_with_a_main_file_is_comfyui(home):
     ("given", "allowed", "said"),
     [
         ({}, False, "none is set"),
-        ({"engine": "comfyui"}, True, "none is set"),
+        ({"engine": "comfyui"}, True, "COMFY_HOME, CMD and COMFY_URL are all empty"),
         ({"engine": "embedded"}, False, "local server"),
         ({"comfy_home": Path("/nowhere")}, True, "/nowhere holds no main.py"),
     ],

@@ -12,6 +12,7 @@ from handler.engine.client import ComfyClient
 from handler.engine.command import Folders
 from handler.engine.files import EngineFiles
 from handler.errors import EngineRefused
+from handler.records import JOBS_FOLDER
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,9 +64,12 @@ async def test_a_shared_file_is_known_by_its_path_below_the_input_folder(tmp_pat
     """Nothing is copied."""
     files = shared_files(tmp_path)
 
-    assert await files.publish(written(files.inputs_of("uid") / "a.png")) == "uid/a.png"
-    assert (files.shared, files.temp) == (True, tmp_path / "temp")
-    assert files.outputs_of("uid") == tmp_path / "out" / "uid"
+    assert (
+        await files.publish(written(files.inputs_of("uid") / "a.png")) == f"{JOBS_FOLDER}/uid/a.png"
+    )
+    assert files.shared
+    assert files.input_root == tmp_path / "in"
+    assert files.outputs_of("uid") == tmp_path / "out" / JOBS_FOLDER / "uid"
 
 
 async def test_an_attached_engine_gets_an_upload(tmp_path):
@@ -73,15 +77,32 @@ async def test_an_attached_engine_gets_an_upload(tmp_path):
     async with attached_files(tmp_path) as (files, stored):
         name = await files.publish(written(files.inputs_of("uid") / "a.png", b"bytes"))
 
-    assert name == "uid/a.png"
-    assert stored == {("uid", "a.png"): b"bytes"}
-    assert (files.shared, files.temp, files.outputs_of("uid")) == (False, None, None)
+    assert name == f"{JOBS_FOLDER}/uid/a.png"
+    assert stored == {(f"{JOBS_FOLDER}/uid", "a.png"): b"bytes"}
+    assert (files.shared, files.outputs_of("uid")) == (False, None)
 
 
 async def test_the_name_that_an_attached_engine_chose_is_taken(tmp_path):
     """It may store under another one."""
     async with attached_files(tmp_path, stored_as="a (1).png") as (files, _):
-        assert await files.publish(written(files.inputs_of("u") / "a.png")) == "u/a (1).png"
+        name = await files.publish(written(files.inputs_of("u") / "a.png"))
+        assert name == f"{JOBS_FOLDER}/u/a (1).png"
+
+
+@pytest.mark.parametrize(
+    ("path", "is_one"),
+    [
+        (f"in/{JOBS_FOLDER}/u/a.png", True),
+        (f"out/{JOBS_FOLDER}/u/a.png", True),
+        (f"in/{JOBS_FOLDER}", True),
+        (f"in/{JOBS_FOLDER}-2/a.png", False),
+        ("in/a.png", False),
+        (f"temp/{JOBS_FOLDER}/a.png", False),
+    ],
+)
+def test_the_files_of_jobs_are_told_from_others(tmp_path, path, is_one):
+    """By their place, in the input and in the output folder, whether or not they are there."""
+    assert shared_files(tmp_path).is_of_a_job(tmp_path / path) is is_one
 
 
 @pytest.mark.parametrize(

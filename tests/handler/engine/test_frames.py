@@ -153,17 +153,17 @@ async def test_busy_connections_are_not_pinged():
     async def behave(ws, request):
         await ws.receive()
         reader = asyncio.create_task(ws.receive())
-        for _ in range(30):
+        for _ in range(150):
             await ws.send_str("x")
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.008)
         await ws.close()
         got.append(await reader)
 
     async with (
         served(behave, autoping=False) as url,
-        stream_to(url, heartbeat_s=0.1, pong_timeout_s=0.1) as stream,
+        stream_to(url, heartbeat_s=0.6, pong_timeout_s=0.6) as stream,
     ):
-        assert len([frame async for frame in stream]) == 30
+        assert len([frame async for frame in stream]) == 150
     assert got[0].type is not aiohttp.WSMsgType.PING
 
 

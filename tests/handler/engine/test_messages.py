@@ -2,6 +2,7 @@ import json
 import math
 import struct
 
+import orjson
 import pytest
 
 from handler.engine.messages import (
@@ -167,15 +168,29 @@ def test_progress_state_keeps_the_nodes_that_count_steps():
     assert ProgressState("p", (NodeState("3", "9", 2, 8), NodeState("4", "9", 8, 8))) == message
 
 
-def test_numbers_and_texts_that_only_python_writes_are_read():
-    """NaN and lone surrogates in a node's output do not lose the output."""
+def test_numbers_that_only_python_writes_are_read():
+    """NaN in a node's output does not lose the output."""
     frame = '{"type": "executed", "data": {"prompt_id": "p", "node": "1", "output": {"v": [NaN]}}}'
     message = parse(frame)
 
     assert isinstance(message, Executed)
     assert message.output is not None
     assert math.isnan(message.output["v"][0])
-    assert loads('["\\ud800"]') == ["\ud800"]
+
+
+@pytest.mark.parametrize(
+    ("read", "text_"),
+    [
+        ('["\\ud800"]', ["\ufffd"]),
+        ('["\\udcff.safetensors"]', ["\ufffd.safetensors"]),
+        ('{"\\udcff": [{"a": "x\\ud83d"}]}', {"\ufffd": [{"a": "x\ufffd"}]}),
+        ('["\\ud83d\\ude00 \\udc00", 1, null]', ["\U0001f600 \ufffd", 1, None]),
+    ],
+)
+def test_half_pairs_of_surrogates_become_what_an_answer_can_carry(read, text_):
+    """File names that are no UTF-8 come with them, and no JSON of ours could hold them."""
+    assert loads(read) == text_
+    assert orjson.loads(orjson.dumps(loads(read))) == text_
 
 
 def test_loads_raises_value_error_for_what_is_no_json():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,7 +82,6 @@ def test_our_own_interpreter_can_run_the_probe():
     [
         ("#!/bin/sh\necho broken libc >&2\nexit 3\n", "exit status 3"),
         ("#!/bin/sh\necho no json\n", "Expecting value"),
-        ("#!/bin/sh\nexec sleep 5\n", "timed out"),
     ],
 )
 def test_an_interpreter_that_does_not_answer_is_an_error_with_its_words(tmp_path, text, said):
@@ -93,6 +93,19 @@ def test_an_interpreter_that_does_not_answer_is_an_error_with_its_words(tmp_path
     assert str(python) in caught.value.message
     assert "COMFY_PYTHON" in caught.value.hint
     assert caught.value.log_tail == (["broken libc"] if "broken" in text else None)
+
+
+def test_a_driver_that_hangs_is_the_machines_fault(tmp_path):
+    """Another host may do; no setting of the image would."""
+    python = script(tmp_path / "python", "#!/bin/sh\necho probing >&2\nexec sleep 60\n")
+    begun = time.monotonic()
+    with pytest.raises(BootFailed, match=r"within 0\.2 s: the driver hangs") as caught:
+        preflight(python, timeout_s=0.2)
+
+    assert time.monotonic() - begun < 5
+    assert (caught.value.blame, caught.value.log_tail) == ("platform", ["probing"])
+    assert "another host" in caught.value.hint
+    assert caught.value.details == {"interpreter": str(python)}
 
 
 def test_an_interpreter_that_is_not_there_is_an_error(tmp_path):

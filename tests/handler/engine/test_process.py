@@ -84,6 +84,49 @@ def test_the_last_lines_are_kept(start):
     assert process.log_tail() == ["one", "two", "caf\ufffd", "unfinished"]
 
 
+def test_a_progress_bar_leaves_its_last_state(start):
+    """Carriage returns overwrite, as on a terminal; the lines around them stay."""
+    bar = "printf '\\r 0%%|'; printf '\\r50%%|##'; printf '\\r100%%|####\\n'"
+    other = "printf '\\r10%%\\r20%%\\r\\n'"
+    process = ended(start(f"echo before; {bar}; echo after; {other}; printf 'dos\\r\\n1%%\\r2%%'"))
+
+    assert process.log_tail() == ["before", "100%|####", "after", "20%", "dos", "2%"]
+
+
+def test_a_bar_is_read_while_it_grows(start):
+    """Its states are there before its line ends."""
+    process = start("printf '\\r10%%'; printf '\\r20%%\\r30%%'; exec sleep 60")
+    wait_for(lambda: process.log_tail() == ["20%"])
+
+
+def test_an_engine_that_cannot_be_watched_over_is_not_left_running(tmp_path):
+    """Without a watchdog it would outlive a server that is killed."""
+    program = (
+        "import os, resource, sys\n"
+        "from handler.engine.process import EngineProcess\n"
+        "from handler.errors import BootFailed\n"
+        "spare = [os.open('/dev/null', os.O_RDONLY) for _ in range(64)]\n"
+        "limit = max(spare) + 1\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))\n"
+        "seen = set()\n"
+        "while spare:\n"
+        "    os.close(spare.pop())\n"
+        "    try:\n"
+        "        EngineProcess(['sleep', '60'], dict(os.environ)).stop(0)\n"
+        "        break\n"
+        "    except BootFailed as error:\n"
+        "        seen.add('watched' in error.message and error.retryable)\n"
+        "print(seen == {False, True}, flush=True)\n"
+        "os.execvp('ps', ['ps', '--ppid', str(os.getpid()), '-o', 'comm='])\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=False
+    )
+
+    assert "True" in said.stdout.splitlines(), said.stderr
+    assert "sleep" not in said.stdout
+
+
 def test_the_tail_is_bounded(start):
     """An engine that talks for weeks fills no memory."""
     process = ended(start(f"seq 1 {LOG_TAIL_LINES * 20}"))

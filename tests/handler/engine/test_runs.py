@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import pytest
-from aiohttp import web
+from engine_stub import stub_engine
 from lone import lone_engine, prompt, switch
 from worker import until
 
 from handler.engine.base import EnginePrompt, GraphRefused, NeverStarted
-from handler.engine.client import ComfyClient
 from handler.engine.events import Gone, Interrupted, Started, Succeeded
-from handler.engine.runs import FORGET_BATCH, MISSES_OF_A_LOST_ENGINE, Runs
+from handler.engine.messages import Progress
+from handler.engine.runs import CANCEL_WAIT_S, DEAF_S, MISSES_OF_A_LOST_ENGINE, Runs
 from handler.errors import EngineDied, Stalled
 
 GRAPH = {"1": {"class_type": "PreviewAny", "inputs": {"source": "x"}}}
@@ -21,57 +22,26 @@ SLOW = ("TestSleep", {"seconds": 60.0, "steps": 600})
 DEAF = ("TestSleep", {"seconds": 2.0, "steps": 0})
 
 
-class Stub:
-    """Answers like an engine whose state a test sets; it has no WebSocket."""
-
-    def __init__(self):
-        self.running, self.pending, self.history = [], [], {}
-        self.lose_submits = self.lose_looks = False
-        self.node_errors = {}
-        self.posts = []
-
-    async def answer(self, request):
-        if request.method == "POST":
-            body = await request.json()
-            self.posts.append((request.path, body))
-            if request.path == "/prompt":
-                if self.lose_submits:
-                    request.transport.abort()
-                    return web.Response()
-                return web.json_response({"prompt_id": "p", "node_errors": self.node_errors})
-            return web.Response()
-        if self.lose_looks or request.path == "/ws":
-            request.transport.abort()
-            return web.Response(status=503)
-        if request.path == "/queue":
-            queues = {"queue_running": self.running, "queue_pending": self.pending}
-            return web.json_response(
-                {k: [[0, i, {}, {}, []] for i in v] for k, v in queues.items()}
-            )
-        return web.json_response(self.history)
-
-
 @contextlib.asynccontextmanager
-async def stubbed(alive=None):
+async def stubbed(alive=None, grace_s=10.0):
     """Runs over a stub; `alive` is what is known of the process."""
-    stub, restarts = Stub(), []
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", stub.answer)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    client = ComfyClient(f"http://127.0.0.1:{runner.addresses[0][1]}", client_id="x")
+    async with stub_engine() as (stub, client):
+        stub.restarts = []
 
-    async def restart(why):
-        restarts.append(why)
+        async def restart(why):
+            stub.restarts.append(why)
 
-    runs = Runs(client, alive=lambda: alive, log_tail=lambda: ["tail"], restart=restart)
-    try:
-        yield runs, stub
-    finally:
-        await runs.close()
-        await client.close()
-        await runner.cleanup()
+        runs = Runs(
+            client,
+            alive=lambda: alive,
+            log_tail=lambda: ["tail"],
+            restart=restart,
+            grace_s=grace_s,
+        )
+        try:
+            yield runs, stub
+        finally:
+            await runs.close()
 
 
 def ended(*messages):
@@ -124,7 +94,7 @@ async def test_a_dead_process_is_not_asked():
 async def test_an_engine_that_would_drop_outputs_is_not_let_run():
     """ComfyUI would call it a success."""
     async with stubbed() as (runs, stub):
-        stub.node_errors = {"1": {"errors": []}}
+        stub.node_errors, stub.running, stub.heeds = {"1": {"errors": []}}, ["p"], True
         with pytest.raises(GraphRefused, match="leave some of the outputs out"):
             await runs.run(EnginePrompt("p", GRAPH), [].append)
         assert ("/queue", {"delete": ["p"]}) in stub.posts
@@ -144,16 +114,137 @@ async def test_an_attached_engine_out_of_reach_ends_its_runs():
     assert MISSES_OF_A_LOST_ENGINE > 1
 
 
-async def test_ended_prompts_are_forgotten_in_batches():
-    """The engine's history keeps whole graphs."""
+async def test_what_ended_is_forgotten_however_it_ended():
+    """The engine's history keeps whole graphs, of refused and given up prompts as well."""
     async with stubbed() as (runs, stub):
-        for number in range(2 * FORGET_BATCH + 1):
-            runs._forget_later(f"p{number}")
-        await until(lambda: any(path == "/history" for path, _ in stub.posts))
-        first = next(body["delete"] for path, body in stub.posts if path == "/history")
-        assert first[0] == "p0"
-        assert len(first) < 2 * FORGET_BATCH
-        await until(lambda: sum(len(b.get("delete", [])) for _, b in stub.posts) > 2 * FORGET_BATCH)
+        stub.running = ["p"]
+        with pytest.raises(Stalled):
+            await runs.run(EnginePrompt("p", GRAPH, no_progress_s=0.2), [].append)
+        await until(lambda: stub.posted("/history"))
+        stub.running = []  # only now it gets to the history
+        await until(lambda: len(stub.posted("/history")) == 2)
+        assert stub.posted("/history") == [{"delete": ["p"]}] * 2
+
+
+async def test_a_cancel_of_a_hung_engine_returns_and_goes_on():
+    """Whoever cancels has a grace to measure: it is not spent on waiting for an answer."""
+    async with stubbed() as (runs, stub):
+        stub.running = ["p"]
+        run = asyncio.create_task(runs.run(EnginePrompt("p", GRAPH), [].append))
+        await until(lambda: stub.posts)
+        stub.hang = {"/queue"}
+        begun = time.monotonic()
+        await runs.cancel("p")
+        assert time.monotonic() - begun < CANCEL_WAIT_S + 0.5
+        assert {"delete": ["p"]} in stub.posted("/queue")
+        run.cancel()
+
+
+@pytest.mark.parametrize("how", ["cancel", "leave", "stall"])
+async def test_a_prompt_whose_post_is_under_way_is_taken_back(how):
+    """Delete and interrupt overtake it; it would run, and nobody would know of it."""
+    async with stubbed() as (runs, stub):
+        stub.heeds = True
+        stub.hold.clear()
+        limit_s = 0.1 if how == "stall" else 0.0
+        run = asyncio.create_task(
+            runs.run(EnginePrompt("p", GRAPH, no_progress_s=limit_s), [].append)
+        )
+        await until(lambda: stub.posted("/prompt"))
+        if how == "cancel":
+            await runs.cancel("p")
+        if how == "leave":
+            run.cancel()
+        if how == "stall":
+            with pytest.raises(Stalled, match="does not take the prompt"):
+                await run
+        await until(lambda: stub.posted("/queue"))
+        stub.hold.set()
+        await until(lambda: {"prompt_id": "p"} in stub.posted("/interrupt"))
+        await until(lambda: not stub.running)
+        await asyncio.gather(run, return_exceptions=True)
+        assert stub.restarts == []
+
+
+async def test_a_post_answered_after_all_patience_is_taken_back_as_well():
+    """An attached engine cannot be restarted instead."""
+    async with stubbed(grace_s=1.0) as (runs, stub):
+        stub.heeds = True
+        stub.hold.clear()
+        run = asyncio.create_task(runs.run(EnginePrompt("p", GRAPH, no_progress_s=0.1), [].append))
+        with pytest.raises(Stalled):
+            await run
+        await until(lambda: stub.restarts)
+        stub.hold.set()
+        await until(lambda: {"prompt_id": "p"} in stub.posted("/interrupt"))
+
+
+async def test_a_stalled_engine_that_answers_has_the_grace_of_a_cancel():
+    """One caller's short limit is no reason to kill what a node of others works on."""
+    async with stubbed(True, grace_s=1.5) as (runs, stub):
+        stub.running = ["p"]
+        with pytest.raises(Stalled):
+            await runs.run(EnginePrompt("p", GRAPH, no_progress_s=0.2), [].append)
+        begun = time.monotonic()
+        await runs.recovered()
+        assert time.monotonic() - begun > 1
+        assert stub.restarts == ["a run stalled, and it did not let go of it within 1.5 s"]
+
+
+async def test_a_stalled_engine_that_does_not_answer_is_restarted_soon():
+    """It is of no use to anybody."""
+    async with stubbed(True, grace_s=60.0) as (runs, stub):
+        stub.running, stub.hang = ["p"], {"/queue"}
+        with pytest.raises(Stalled):
+            await runs.run(EnginePrompt("p", GRAPH, no_progress_s=0.2), [].append)
+        await runs.recovered()
+        assert stub.restarts == [f"a run stalled, and it did not answer for {DEAF_S:g} s"]
+
+
+async def test_an_engine_that_ended_is_not_restarted_for_a_stalled_run():
+    """The one that boots in its place has nothing to do with it."""
+    async with stubbed(True, grace_s=60.0) as (runs, stub):
+        stub.running, stub.hang = ["p"], {"/queue"}
+        with pytest.raises(Stalled):
+            await runs.run(EnginePrompt("p", GRAPH, no_progress_s=0.2), [].append)
+        runs.fail_all("it ended")
+        await runs.recovered()
+        assert stub.restarts == []
+
+
+async def test_a_lost_end_is_found_while_another_run_is_loud():
+    """Silence is measured for each run: the end of one is not hidden by the steps of another."""
+    async with stubbed() as (runs, stub):
+        stub.running = ["p"]
+        first = asyncio.create_task(runs.run(EnginePrompt("p", GRAPH), [].append))
+        await until(lambda: any(run.began for run in runs._runs.values()))
+        second = asyncio.create_task(runs.run(EnginePrompt("q", GRAPH), [].append))
+        await until(lambda: len(stub.posted("/prompt")) == 2)
+        stub.running, stub.history = ["q"], ended()
+        begun = time.monotonic()
+        while not first.done():
+            runs._on_message(Progress("q", "1", 1, 2))
+            assert time.monotonic() - begun < 3
+            await asyncio.sleep(0.05)
+        assert isinstance(await first, Succeeded)
+        second.cancel()
+
+
+async def test_who_waits_behind_a_loud_run_is_not_looked_up():
+    """While messages flow, nothing is polled."""
+    async with stubbed() as (runs, stub):
+        stub.running, stub.pending = ["p"], ["q"]
+        first = asyncio.create_task(runs.run(EnginePrompt("p", GRAPH), [].append))
+        await until(lambda: stub.posted("/prompt"))
+        second = asyncio.create_task(runs.run(EnginePrompt("q", GRAPH), [].append))
+        await until(lambda: len(stub.posted("/prompt")) == 2)
+        looked = len(stub.looks)
+        for _ in range(30):
+            runs._on_message(Progress("p", "1", 1, 2))
+            await asyncio.sleep(0.05)
+        assert len(stub.looks) - looked <= 1
+        first.cancel()
+        second.cancel()
 
 
 async def test_a_cancel_interrupts_and_deletes(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 import time
@@ -295,3 +296,15 @@ def test_a_check_takes_a_fraction_of_a_millisecond(info, graphs):
 
     assert len(graph) == 10
     assert best < 0.00015
+
+
+def test_a_slip_in_an_inputs_name_is_told(info, graphs):
+    """The engine drops what no class declares; then the right one is missing."""
+    graph = copy.deepcopy(graphs["image_invert"])
+    node_id = next(i for i, node in graph.items() if node["class_type"] == "EmptyImage")
+    graph[node_id]["inputs"]["widht"] = graph[node_id]["inputs"].pop("width")
+    graph[node_id]["inputs"]["unlike"] = 5
+    (fault,) = check_graph(graph, info)
+
+    assert (fault.type, fault.input) == ("required_input_missing", "width")
+    assert fault.hint.startswith('did you mean "width" by "widht"? it takes ')

@@ -93,14 +93,52 @@ def test_a_node_told_not_to_save_is_led_aside_and_is_no_output(packs):
     assert outputs == []
 
 
-@pytest.mark.parametrize("prefix", ["", None, 5, ["9", 0]])
-def test_a_prefix_that_is_no_text_stays_and_the_node_is_marked(info, prefix):
-    """A linked prefix is not known yet; the cache must still not answer."""
-    graph = {"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": prefix}}}
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {},
+        *(
+            {"filename_prefix": prefix}
+            for prefix in ("", None, 5, [], ["9", 0], {"__value__": ["9", 0]}, {"__value__": ""})
+        ),
+        {"filename_prefix": {"__value__": {"__value__": "../x"}}},
+        {"filename_prefix": {"a": "../x"}},
+    ],
+    ids=str,
+)
+def test_a_prefix_that_is_not_known_is_the_classs_own(info, inputs):
+    """A linked one is known at run time only, and would lead out of the folder."""
+    graph = {"1": {"class_type": "SaveImage", "inputs": inputs}}
     isolated, outputs = isolate_outputs(graph, info, folder="f", request_id="id")
 
-    assert isolated["1"]["inputs"] == {"filename_prefix": prefix, RUN_INPUT: "f"}
+    assert isolated["1"]["inputs"] == {"filename_prefix": "f/id_ComfyUI"}
     assert outputs == ["1"]
+
+
+def test_a_classs_own_prefix_keeps_its_subfolder(info):
+    """SaveAudio writes below `audio/` when nothing else is said."""
+    graph = {"1": {"class_type": "SaveAudio", "inputs": {"filename_prefix": ["9", 0]}}}
+    isolated, _ = isolate_outputs(graph, info, folder="f", request_id="id")
+
+    assert isolated["1"]["inputs"] == {"filename_prefix": "f/audio/id_ComfyUI"}
+
+
+@pytest.mark.parametrize("value", ["../x", "x"])
+def test_a_wrapped_prefix_is_led_aside_as_a_bare_one(info, value):
+    """`__value__` is the engine's way to say that something is no link."""
+    inputs = {"filename_prefix": {"__value__": value}}
+    graph = {"1": {"class_type": "SaveImage", "inputs": inputs}}
+    isolated, _ = isolate_outputs(graph, info, folder="f", request_id="id")
+
+    assert isolated["1"]["inputs"] == {"filename_prefix": "f/id_x"}
+
+
+def test_a_linked_prefix_of_an_unknown_class_is_led_aside(info):
+    """What takes it cannot be asked."""
+    graph = {"1": {"class_type": "Unknown", "inputs": {"filename_prefix": ["9", 0]}}}
+    isolated, _ = isolate_outputs(graph, info, folder="f", request_id="id")
+
+    assert isolated["1"]["inputs"] == {"filename_prefix": "f/id_ComfyUI"}
 
 
 def test_a_prefix_that_is_read_by_stays(packs):

@@ -173,6 +173,28 @@ async def test_what_is_not_allowed_stays_refused(allow, host):
         await AddressPolicy(allow, answering("10.0.0.1")).resolve(host, 8080)
 
 
+@pytest.mark.parametrize(
+    ("allow", "open_port"),
+    [
+        ("https://minio", 443),
+        ("HTTPS://Minio/", 443),
+        ("http://minio", 80),
+        ("http://minio:9000", 9000),
+        ("https://10.0.0.1", 443),
+        ("https://[fd00::1]", 443),
+        ("http://[fd00::1]:9000", 9000),
+    ],
+)
+async def test_an_origin_opens_its_own_port_alone(allow, open_port):
+    """Without a port it means its scheme's."""
+    address = "fd00::1" if "[" in allow else "10.0.0.1"
+    policy = AddressPolicy(allow, answering(address))
+    assert await policy.resolve("minio", open_port)
+    for port in {22, 80, 443, 8080, 9000} - {open_port}:
+        with pytest.raises(UrlNotAllowed):
+            await policy.resolve("minio", port)
+
+
 async def test_an_allowed_range_does_not_cover_the_other_answers():
     """Each answer must be public or allowed."""
     policy = AddressPolicy("10.0.0.0/8", answering("10.0.0.1", "192.168.0.1"))

@@ -389,6 +389,9 @@ async def test_a_disk_that_takes_no_file_is_not_the_callers_fault(source, tmp_pa
         "file:///etc/passwd",
         "http://a\x00b/",
         "http://[x/",
+        "http://xn--/",
+        "http://xn--.test/a.png",
+        "http://%6c%6f/",
     ],
 )
 async def test_what_is_no_http_url_is_refused(tmp_path, url):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -32,11 +33,67 @@ def files(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    ["photo.png", "sub/photo.png", "photo.png [input]", "made.png [output]", "seen.png [temp]"],
+    ["photo.png", "sub/photo.png", "photo.png [input]", "made.png [output]"],
 )
 def test_a_file_that_is_there_passes(files, name):
     """In the folder that its annotation names, the input folder without."""
     check_stored(name, ITEM, files)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "seen.png [temp]",
+        "gone.png [temp]",
+        "comfyfn-jobs/uid/photo.png",
+        "sub/../comfyfn-jobs/uid/photo.png",
+        "comfyfn-jobs/uid/photo.png [input]",
+        "comfyfn-jobs/uid/made.png [output]",
+        "comfyfn-jobs/uid/gone.png [output]",
+        "link/photo.png",
+    ],
+)
+@pytest.mark.parametrize("shared", [True, False])
+def test_no_job_loads_what_is_anothers(files, tmp_path, name, shared):
+    """Not even with the right name, which only the other caller may know."""
+    for path in ("in/comfyfn-jobs/uid/photo.png", "out/comfyfn-jobs/uid/made.png"):
+        (tmp_path / path).parent.mkdir(parents=True)
+        (tmp_path / path).write_bytes(PIXEL)
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "in" / "comfyfn-jobs" / "uid")
+    if not shared:
+        files = EngineFiles(replace(files._folders, shared=False), files._client)
+    with pytest.raises(InputFailed, match="not for other jobs") as caught:
+        check_stored(name, ITEM, files)
+
+    assert "uid" not in str(caught.value.envelope())
+
+
+def test_the_nearest_names_are_no_jobs(files, tmp_path):
+    """A hint shows files that were put there, and no folder of a job."""
+    (tmp_path / "in" / "comfyfn-jobs" / "0123456789abcdef").mkdir(parents=True)
+    for name in ("comfyfn-job", "0123456789abcde"):
+        with pytest.raises(InputFailed) as caught:
+            check_stored(name, ITEM, files)
+        assert caught.value.hint.startswith("the input folder is the operator's INPUT_DIR")
+
+
+def test_a_name_that_is_a_url_in_part_shows_no_password(files):
+    """A slash too few, and it is taken for a name."""
+    with pytest.raises(InputFailed) as caught:
+        check_stored("http:/me:s3cret@host/a.png?sig=t0ken", ITEM, files)
+
+    said = str(caught.value.envelope())
+    assert "s3cret" not in said
+    assert "t0ken" not in said
+    assert "host/a.png" in said
+
+
+def test_an_endless_name_is_told_at_once(files):
+    """Megabytes that look like a URL cost no more than a line."""
+    begun = time.monotonic()
+    with pytest.raises(InputFailed, match="neither a URL"):
+        check_stored("a:" * 1_000_000 + " @?x=/", ITEM, files)
+    assert time.monotonic() - begun < 2
 
 
 def test_a_file_that_is_not_there_is_told_with_the_nearest(files):
@@ -49,12 +106,13 @@ def test_a_file_that_is_not_there_is_told_with_the_nearest(files):
 
 
 @pytest.mark.parametrize("name", ["zzz", "x" * 5000, "sub", "gone.png [output]"])
-def test_what_is_like_nothing_has_no_hint(files, name):
+def test_what_is_like_nothing_has_no_names_in_its_hint(files, name):
     """Very long names and folders are no files, either."""
     with pytest.raises(InputFailed) as caught:
         check_stored(name, ITEM, files)
 
-    assert caught.value.hint is None
+    assert "did you mean" not in (caught.value.hint or "")
+    assert caught.value.details == {"nearest": []}
     assert len(caught.value.message) < 400
 
 

@@ -9,13 +9,14 @@ from worker import GRAPH, parts_in, received
 from handler.pipeline.deliver import deliver
 from handler.pipeline.run import JobFolder
 from handler.pipeline.stages import Collected, Ran
+from handler.records import JOBS_FOLDER
 
 
 def delivered(home, ran, times=(0.5, 1.0), **keys):
     parts, job = parts_in(home), received(**keys)
     job.job.stage_s["queued"] = 0.25
     began = time.monotonic() - 2.0
-    folder = JobFolder("uid", parts)
+    folder = JobFolder(job.job, parts)
     return deliver(Collected(ran, []), job, parts, folder, (began, *times))
 
 
@@ -61,8 +62,8 @@ async def test_the_request_is_echoed_and_the_engine_named(tmp_path):
 async def test_closing_the_answer_removes_the_jobs_files(tmp_path):
     """It owns them from here on."""
     answer = delivered(tmp_path, Ran(GRAPH, []))
-    path = tmp_path / "output" / "uid" / "a"
-    path.parent.mkdir()
+    path = tmp_path / "output" / JOBS_FOLDER / "uid" / "a"
+    path.parent.mkdir(parents=True)
     path.touch()
     await answer.close()
 

@@ -20,7 +20,7 @@ from handler.engine.events import (
     Succeeded,
 )
 from handler.errors import EngineDied, ExecutionFailed, JobCancelled
-from handler.job import Phase
+from handler.job import RECORD_TEXT_CHARS, Phase
 from handler.pipeline.execute import Recorder, engine_prompt, judge_end
 from handler.pipeline.stages import Prepared, Ran
 from handler.settings import Settings
@@ -28,11 +28,11 @@ from handler.settings import Settings
 IMAGES = {"images": [{"filename": "a.png"}]}
 
 
-def recorder(home, **keys):
-    job = received(**keys)
+def recorder(home, graph=GRAPH, output_nodes=("2",), **keys):
+    job = received(graph, **keys)
     job.job.wants_previews = job.request.previews
     job.job.enter(Phase.QUEUED)
-    prepared = Prepared(job.request, GRAPH, ["2"])
+    prepared = Prepared(job.request, graph, list(output_nodes))
     return Recorder(prepared, job.job, parts_in(home)), job.job
 
 
@@ -130,6 +130,78 @@ def test_pictures_of_an_output_node_are_outputs(tmp_path):
         ("2", "2_00001.jpg", b"second"),
     ]
     assert events_of(job, "preview") == []
+
+
+@pytest.mark.parametrize("node_id", ["../../evil", "/etc/evil", "..", "a/b", "n\0l", "", "x" * 999])
+def test_a_pictures_name_is_a_leaf_whatever_the_nodes_id_is(tmp_path, node_id):
+    """Ids are the caller's; the picture still belongs to its node."""
+    home = tmp_path / "home"
+    record, _ = recorder(home, {node_id: GRAPH["2"]}, [node_id])
+    record(Preview(node_id, "image/png", b"first"))
+    record(Preview(node_id, "image/png", b"second"))
+
+    into = home / "scratch" / "uid" / "frames"
+    assert record.ran.fault is None
+    assert [node for node, _ in record.ran.frames] == [node_id] * 2
+    assert [path.parent for _, path in record.ran.frames] == [into] * 2
+    assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted(
+        path for _, path in record.ran.frames
+    )
+
+
+def test_pictures_of_ids_that_are_alike_do_not_meet(tmp_path):
+    """`5:8` and `5_8` have one safe name."""
+    record, _ = recorder(tmp_path, {"5:8": GRAPH["2"], "5_8": GRAPH["2"]}, ["5:8", "5_8"])
+    record(Preview("5:8", "image/png", b"first"))
+    record(Preview("5_8", "image/png", b"second"))
+
+    assert [(node, path.read_bytes()) for node, path in record.ran.frames] == [
+        ("5:8", b"first"),
+        ("5_8", b"second"),
+    ]
+
+
+def test_what_cannot_be_kept_is_noted_and_the_run_goes_on(tmp_path, caplog):
+    """The engine's messages of other jobs come by the same way: nothing is raised into it."""
+    record, _ = recorder(tmp_path)
+    (tmp_path / "scratch" / "uid").write_bytes(b"where the folder should be")
+    record(Preview("2", "image/png", b"picture"))
+    record(Succeeded(5))
+
+    assert isinstance(record.ran.fault, OSError)
+    assert record.ran.frames == []
+    assert record.ran.ended_ms == 5
+    assert "not taken in" in caplog.text
+
+
+def test_files_outside_of_the_jobs_folder_are_noted_for_removal(tmp_path):
+    """Previews and what knows no subfolder; inputs are the caller's own."""
+    record, job = recorder(tmp_path)
+    own = {"filename": "a.png", "subfolder": "comfyfn-jobs/uid", "type": "output"}
+    record(
+        NodeOutput(
+            "2",
+            {
+                "images": [own, {"filename": "p.png", "subfolder": "s", "type": "temp"}],
+                "more": {"filename": "loose.png"},
+                "shown": [{"filename": "mine.png", "type": "input"}],
+                "bad": [{"filename": "../../evil.png", "type": "temp"}],
+            },
+        )
+    )
+
+    assert job.strays == {tmp_path / "temp" / "s" / "p.png", tmp_path / "output" / "loose.png"}
+
+
+def test_long_texts_are_cut_for_followers_and_whole_for_the_answer(tmp_path):
+    """Events are kept for an hour."""
+    record, job = recorder(tmp_path)
+    text = "x" * (RECORD_TEXT_CHARS + 1)
+    record(NodeOutput("2", {"text": [text], "html": [{"body": text}]}))
+
+    (told,) = events_of(job, "output")
+    assert told["output"] == {"text": [text[:-1]], "html": [{"body": text[:-1]}]}
+    assert record.ran.told["2"]["text"] == [text]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,9 @@ from handler.engine.memory import NODES, PIXEL
 from handler.errors import InputFailed, UrlNotAllowed
 from handler.pipeline.fetch_inputs import FETCHES_AT_ONCE, fetch_inputs
 from handler.pipeline.validate import validate
+from handler.records import JOBS_FOLDER
 
+OWN = f"{JOBS_FOLDER}/uid"
 DATA_URI = "data:image/png;base64," + base64.b64encode(PIXEL).decode()
 TAKES_PATHS = {
     "LoadFromPath": {
@@ -75,8 +77,8 @@ async def test_inline_media_become_files_of_the_job(tmp_path, value):
     done, parts = await prepared(tmp_path, loading(value))
 
     name = done.graph["1"]["inputs"]["image"]
-    assert name == "uid/1_image.png"
-    assert (parts.engine.files.inputs_of("") / name).read_bytes() == PIXEL
+    assert name == f"{OWN}/000_1_image.png"
+    assert (parts.engine.files.input_root / name).read_bytes() == PIXEL
 
 
 async def test_a_large_inline_picture_is_decoded_off_the_loop(tmp_path):
@@ -86,7 +88,7 @@ async def test_a_large_inline_picture_is_decoded_off_the_loop(tmp_path):
     done, parts = await prepared(tmp_path, loading(value))
 
     name = done.graph["1"]["inputs"]["image"]
-    assert (parts.engine.files.inputs_of("") / name).read_bytes() == noise
+    assert (parts.engine.files.input_root / name).read_bytes() == noise
 
 
 async def test_a_url_is_fetched(tmp_path):
@@ -95,8 +97,8 @@ async def test_a_url_is_fetched(tmp_path):
         graph = loading(f"{url}/a")
         done, parts = await prepared(tmp_path, graph)
 
-    assert done.graph["1"]["inputs"]["image"] == "uid/1_image.png"
-    assert (parts.engine.files.inputs_of("uid") / "1_image.png").read_bytes() == PIXEL
+    assert done.graph["1"]["inputs"]["image"] == f"{OWN}/000_1_image.png"
+    assert (parts.engine.files.inputs_of("uid") / "000_1_image.png").read_bytes() == PIXEL
     assert graph["1"]["inputs"]["image"] == f"{url}/a"
 
 
@@ -116,7 +118,7 @@ async def test_outputs_are_led_into_the_jobs_folder(tmp_path):
     """And the output nodes are named."""
     done, _ = await prepared(tmp_path, loading(DATA_URI))
 
-    assert done.graph["save"]["inputs"]["filename_prefix"] == "uid/job_x"
+    assert done.graph["save"]["inputs"]["filename_prefix"] == f"{OWN}/job_x"
     assert done.output_nodes == ["save"]
 
 
@@ -202,7 +204,7 @@ async def test_a_node_that_opens_paths_gets_a_path(tmp_path):
     done, parts = await prepared(tmp_path, graph, nodes={**NODES, **TAKES_PATHS})
 
     path = done.graph["1"]["inputs"]["video"]
-    assert path == str(parts.engine.files.inputs_of("uid") / "1_video.png")
+    assert path == str(parts.engine.files.inputs_of("uid") / "000_1_video.png")
 
 
 async def test_a_list_of_files_becomes_a_folder_in_their_order(tmp_path):
@@ -210,7 +212,7 @@ async def test_a_list_of_files_becomes_a_folder_in_their_order(tmp_path):
     graph = loading([DATA_URI] * 11, class_type="LoadFolder", name="directory")
     done, parts = await prepared(tmp_path, graph, nodes={**NODES, **TAKES_PATHS})
 
-    folder = parts.engine.files.inputs_of("uid") / "1_directory"
+    folder = parts.engine.files.inputs_of("uid") / "000_1_directory"
     assert done.graph["1"]["inputs"]["directory"] == str(folder)
     names = sorted(path.name for path in folder.iterdir())
     assert (names[0], names[-1], len(names)) == ("00000.png", "00010.png", 11)
@@ -221,7 +223,7 @@ async def test_a_folder_for_a_list_of_choices_is_a_name(tmp_path):
     graph = loading([DATA_URI], class_type="LoadListed", name="directory")
     done, _ = await prepared(tmp_path, graph, nodes={**NODES, **TAKES_PATHS})
 
-    assert done.graph["1"]["inputs"]["directory"] == "uid/1_directory"
+    assert done.graph["1"]["inputs"]["directory"] == f"{OWN}/000_1_directory"
 
 
 async def test_a_list_takes_no_stored_names(tmp_path):
@@ -231,3 +233,40 @@ async def test_a_list_takes_no_stored_names(tmp_path):
     graph = loading([DATA_URI, "mine.png"], class_type="LoadFolder", name="directory")
     with pytest.raises(InputFailed, match="no stored names"):
         await prepared(tmp_path, graph, nodes={**NODES, **TAKES_PATHS})
+
+
+async def test_ids_that_are_alike_do_not_share_a_file(tmp_path):
+    """`5:8` and `5_8` have one safe name: each node still gets what was sent to it."""
+    pictures = [PIXEL, PIXEL + b"other", PIXEL + b"third"]
+    uris = ["data:image/png;base64," + base64.b64encode(data).decode() for data in pictures]
+    load = {"class_type": "LoadImage", "inputs": {}}
+    graph = {
+        node_id: {**load, "inputs": {"image": uri}}
+        for node_id, uri in zip(["5:8", "5_8", "5/8"], uris, strict=True)
+    }
+    graph["save"] = {**GRAPH["2"], "inputs": {"images": ["5:8", 0], "filename_prefix": "x"}}
+    done, parts = await prepared(tmp_path, graph)
+
+    names = [done.graph[node_id]["inputs"]["image"] for node_id in ("5:8", "5_8", "5/8")]
+    assert [(parts.engine.files.input_root / name).read_bytes() for name in names] == pictures
+
+
+async def test_an_endless_node_id_makes_a_name_that_a_disk_takes(tmp_path):
+    """Ids are the caller's."""
+    graph = {"n" * 1000: {"class_type": "LoadImage", "inputs": {"image": DATA_URI}}}
+    graph["save"] = {**GRAPH["2"], "inputs": {"images": ["n" * 1000, 0]}}
+    graph["save"]["inputs"]["filename_prefix"] = "x"
+    done, parts = await prepared(tmp_path, graph)
+
+    assert (parts.engine.files.input_root / done.graph["n" * 1000]["inputs"]["image"]).is_file()
+
+
+async def test_a_linked_prefix_stays_in_the_jobs_folder(tmp_path):
+    """Its text is known at run time only."""
+    graph = loading(DATA_URI)
+    graph["save"] = {**GRAPH["2"], "inputs": {"images": ["1", 0], "filename_prefix": ["1", 1]}}
+    nodes = {**NODES, "SaveImage": {**NODES["SaveImage"]}}
+    nodes["SaveImage"]["input"] = {"required": {"images": ["IMAGE"], "filename_prefix": ["*"]}}
+    done, _ = await prepared(tmp_path, graph, nodes=nodes)
+
+    assert done.graph["save"]["inputs"]["filename_prefix"] == f"{OWN}/job_ComfyUI"

@@ -12,15 +12,16 @@ from handler.errors import EngineRefused, TimedOut
 from handler.job import Phase
 from handler.pipeline.run import run_pipeline
 from handler.pipeline.stages import Ran
+from handler.records import JOBS_FOLDER
 from handler.settings import Settings
 
 
-def runner(parts, *, temp=()):
+def runner(parts):
     """What the service does in between: run the graph."""
 
     async def execute(prepared):
         prefix = prepared.graph["2"]["inputs"]["filename_prefix"]
-        told = {"images": [write_picture(parts.engine.files, prefix), *temp]}
+        told = {"images": [write_picture(parts.engine.files, prefix)]}
         return Ran(prepared.graph, prepared.output_nodes, told={"2": told})
 
     return execute
@@ -38,9 +39,10 @@ def left(home):
 async def test_a_payload_passes_every_stage(tmp_path):
     """Phases in order; the answer's close removes all files, strays included."""
     parts, job = parts_in(tmp_path), received(convert_output={"format": "png"})
-    (tmp_path / "temp" / "p.png").touch()
-    execute = runner(parts, temp=[{"filename": "p.png", "type": "temp"}])
-    answer = await run_pipeline(job, parts, execute)
+    stray, gone = tmp_path / "temp" / "p.png", tmp_path / "temp" / "gone.png"
+    stray.touch()
+    job.job.strays |= {stray, gone}
+    answer = await run_pipeline(job, parts, runner(parts))
 
     assert job.job.phase is Phase.DELIVERING
     assert list(job.job.stage_s) == ["received", "fetching", "collecting", "converting"]
@@ -62,8 +64,9 @@ async def test_the_total_time_is_a_limit(tmp_path, own):
     """The job's own, else the operator's; nothing is left behind."""
     parts = parts_in(tmp_path, Settings(job_timeout_s=0.0 if own else 0.05))
     keys = {"timeouts": {"total_s": 0.05}} if own else {}
-    (tmp_path / "output" / "uid").mkdir()
-    (tmp_path / "output" / "uid" / "half.png").touch()
+    own = tmp_path / "output" / JOBS_FOLDER / "uid"
+    own.mkdir(parents=True)
+    (own / "half.png").touch()
     with pytest.raises(TimedOut, match=r"longer than its limit of 0\.05 s"):
         await run_pipeline(received(**keys), parts, never)
     assert left(tmp_path) == []
@@ -82,13 +85,18 @@ async def test_a_timeout_of_something_else_is_not_the_jobs(tmp_path):
 
 @pytest.mark.parametrize("error", [EngineRefused("x"), asyncio.CancelledError(), OSError("disk")])
 async def test_whatever_fails_leaves_no_files(tmp_path, error):
-    """Also a cancel."""
+    """Also a cancel; previews in the engine's temp folder go, too."""
     parts = parts_in(tmp_path)
+
+    job, preview = received(GRAPH), tmp_path / "temp" / "p.png"
 
     async def execute(prepared):
         await runner(parts)(prepared)
+        preview.touch()
+        job.job.strays.add(preview)
         raise error
 
     with pytest.raises(type(error)):
-        await run_pipeline(received(GRAPH), parts, execute)
+        await run_pipeline(job, parts, execute)
     assert left(tmp_path) == []
+    assert job.job.strays == set()

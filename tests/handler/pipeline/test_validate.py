@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import time
 from dataclasses import replace
 
 import pytest
@@ -9,7 +12,13 @@ from worker import GRAPH, parts_in, received
 
 from handler.engine.memory import NODES, MemoryEngine
 from handler.errors import EngineDied, InvalidWorkflow, NoOutputNode, WorkflowFormatUi
-from handler.pipeline.validate import validate
+from handler.pipeline.validate import (
+    LONGEST_ID,
+    MOST_FAULTS,
+    MOST_NODES,
+    MOST_REFRESHED,
+    validate,
+)
 
 MODELS = {
     "CheckpointLoader": {
@@ -143,3 +152,101 @@ async def test_a_media_input_is_no_choice_from_a_list(tmp_path):
     parts = parts_in(tmp_path, nodes={**NODES, "LoadImage": listed})
 
     assert (await validate(received(graph), parts)).media
+
+
+class Asked(MemoryEngine):
+    """An engine that counts second looks."""
+
+    def __init__(self, *arguments, **keys):
+        super().__init__(*arguments, **keys)
+        self.looks = []
+
+    async def refresh_class(self, class_type):
+        self.looks.append(class_type)
+        await super().refresh_class(class_type)
+
+
+async def longest_stall(work):
+    """Await some work, and give the longest time in which nothing else got its turn."""
+    longest, last = 0.0, time.monotonic()
+    task = asyncio.create_task(work)
+    while not task.done():
+        await asyncio.sleep(0)
+        now = time.monotonic()
+        longest, last = max(longest, now - last), now
+    return longest, task.exception()
+
+
+def unknown(count):
+    nodes = {str(n): {"class_type": f"Nope{n}", "inputs": {}} for n in range(count)}
+    return {**nodes, "save": GRAPH["2"]}
+
+
+@pytest.mark.parametrize(
+    ("count", "looks"), [(MOST_REFRESHED, MOST_REFRESHED), (MOST_REFRESHED + 1, 0), (5000, 0)]
+)
+async def test_second_looks_are_few(tmp_path, count, looks):
+    """Each is a request to the engine: a graph of unknown classes is no flood of them."""
+    engine = Asked(tmp_path)
+    parts, begun = replace(parts_in(tmp_path), engine=engine), time.monotonic()
+    with pytest.raises(InvalidWorkflow, match=r"and [0-9]+ more"):
+        await validate(received(unknown(count)), parts)
+
+    assert len(engine.looks) == looks
+    assert time.monotonic() - begun < 5
+
+
+async def test_the_answer_tells_the_first_faults_and_their_number(tmp_path):
+    """Thousands of them help nobody."""
+    with pytest.raises(InvalidWorkflow) as caught:
+        await validate(received(unknown(5000)), parts_in(tmp_path))
+
+    assert len(caught.value.details) == MOST_FAULTS
+    assert int(re.search(r"\(and (\d+) more\)", caught.value.message)[1]) >= 4999
+
+
+async def test_more_nodes_than_any_graph_has_are_refused(tmp_path):
+    """The number is told."""
+    with pytest.raises(InvalidWorkflow, match=f"has {MOST_NODES + 1} nodes") as caught:
+        await validate(received(unknown(MOST_NODES)), parts_in(tmp_path))
+
+    assert (caught.value.location, caught.value.details) == ("prompt", None)
+
+
+async def test_an_endless_node_id_is_refused(tmp_path):
+    """Every event and every output would carry it."""
+    parts = parts_in(tmp_path)
+    good, bad = ({"n" * n: GRAPH["1"], **GRAPH} for n in (LONGEST_ID, LONGEST_ID + 1))
+    await validate(received(good), parts)
+    with pytest.raises(InvalidWorkflow, match=f"more than {LONGEST_ID} characters"):
+        await validate(received(bad), parts)
+
+
+@pytest.mark.parametrize("count", [MOST_NODES - 1, 2 * MOST_NODES])
+async def test_a_large_bad_graph_holds_nobody_up(tmp_path, count):
+    """It is checked aside while others are served."""
+    stall, error = await longest_stall(validate(received(unknown(count)), parts_in(tmp_path)))
+
+    assert isinstance(error, InvalidWorkflow)
+    assert stall < 0.5
+
+
+class Embedded(MemoryEngine):
+    """One that says it is the embedded engine."""
+
+    kind = "embedded"
+
+
+@pytest.mark.parametrize(
+    ("engine", "said"), [(MemoryEngine, "install the node pack"), (Embedded, "set COMFY_HOME")]
+)
+async def test_a_class_that_is_not_there_is_told_by_the_kind_of_engine(tmp_path, engine, said):
+    """No node pack would bring ComfyUI's own model nodes to the embedded one."""
+    graph = {"1": {"class_type": "CheckpointLoaderSimple", "inputs": {}}, "2": GRAPH["2"]}
+    parts = replace(parts_in(tmp_path), engine=engine(tmp_path))
+    with pytest.raises(InvalidWorkflow) as caught:
+        await validate(received(graph), parts)
+
+    assert said in caught.value.hint
+    assert said in caught.value.details[0]["hint"]
+    assert caught.value.blame == "image"

@@ -49,8 +49,8 @@ def test_a_machine_without_comfyui_is_fine_for_trying(tmp_path):
     lines = said.stdout.splitlines()
 
     assert said.returncode == 0, said.stdout
-    assert lines[0].startswith(f"ok    comfyfn      {VERSION} on Python 3.")
-    assert "warn  engine       the embedded CPU engine" in said.stdout
+    assert lines[0].startswith(f"ok    comfyfn       {VERSION} on Python 3.")
+    assert "warn  engine        the embedded CPU engine" in said.stdout
     assert not (tmp_path / ".cache").exists()
 
 
@@ -58,7 +58,7 @@ def test_what_would_not_run_is_status_1(tmp_path):
     """And says what to set."""
     said = comfyfn("doctor", home=tmp_path, COMFY_HOME="/nowhere")
     assert said.returncode == 1
-    assert "BAD   engine       no ComfyUI is found: /nowhere holds no main.py; set" in said.stdout
+    assert "BAD   engine        no ComfyUI is found: /nowhere holds no main.py; set" in said.stdout
 
 
 def test_a_comfyui_with_a_gpu_is_told(home):
@@ -78,6 +78,26 @@ def test_a_gpu_that_cannot_be_used_is_bad_unless_it_may_be_missing(home, allow, 
     found = findings(COMFY_HOME=str(home), ALLOW_CPU=allow)
     assert found["gpu"][0] == level
     assert "no driver is visible" in found["gpu"][1]
+
+
+@pytest.mark.parametrize("allow", ["false", "true"])
+def test_an_interpreter_without_torch_is_bad(home, allow):
+    """Even where a GPU may be missing: ComfyUI cannot start with it."""
+    (home.parent / "found").write_text(json.dumps({**BAD, "torch": None}))
+    found = findings(COMFY_HOME=str(home), ALLOW_CPU=allow)
+    level, text = found["interpreter"]
+    assert level == "bad"
+    assert f"{home} would run with the Python ({home}/.venv/bin/python), which has no" in text
+    assert "gpu" not in found
+
+
+def test_a_comfyui_without_an_interpreter_of_its_own_would_get_ours(home):
+    """That is told: ours has no torch."""
+    (home / ".venv" / "bin" / "python").unlink()
+    level, text = findings(COMFY_HOME=str(home))["interpreter"]
+    assert level == "bad"
+    assert "comfyfn's own Python" in text
+    assert "set COMFY_PYTHON to ComfyUI's Python" in text
 
 
 def test_an_interpreter_that_cannot_be_run_is_bad(home):
@@ -141,6 +161,20 @@ def test_a_comfyui_that_does_not_answer_is_bad():
     assert "COMFY_URL=http://127.0.0.1" in text
 
 
+def test_an_address_that_cannot_be_is_one_line(tmp_path):
+    """Before anything is asked of it."""
+    said = comfyfn("doctor", home=tmp_path, COMFY_URL="http://[::1")
+    assert said.returncode == 2
+    assert said.stderr.startswith("comfyfn: settings: COMFY_URL='http://[::1' is no URL: ")
+    assert said.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("url", ["http://a..b", "http://xn--/", "http://\u2024"])
+def test_an_address_that_only_the_client_refuses_is_bad(url):
+    """What looks like a URL may be none yet."""
+    assert findings(COMFY_URL=url)["engine"][0] == "bad"
+
+
 @pytest.mark.parametrize("name", ["PORT", "COMFYUI_PORT_HOST"])
 def test_a_taken_port_is_bad(name):
     """By the variable that moves it."""
@@ -149,7 +183,8 @@ def test_a_taken_port_is_bad(name):
         if name != "COMFYUI_PORT_HOST":
             env["COMFYUI_PORT_HOST"] = str(free_port())
         found = examine(Settings.from_env(env))
-    assert [f.level for f in found if f.topic == "port" and f"({name})" in f.text] == ["bad"]
+    whose = {"PORT": "port (server)", "COMFYUI_PORT_HOST": "port (engine)"}
+    assert [f.topic for f in found if f.level == "bad"] == [whose[name]]
 
 
 @pytest.mark.parametrize(
@@ -160,9 +195,14 @@ def test_a_taken_port_is_bad(name):
         ({"WARMUP_PROMPT_URL": "http://h"}, ("ok", "WARMUP_PROMPT_URL")),
     ],
 )
-def test_the_warmup_is_told(env, told):
+def test_the_warmup_is_told(home, env, told):
     """Without one the first caller waits."""
-    assert findings(**env)["warmup"] == told
+    assert findings(COMFY_HOME=str(home), **env)["warmup"] == told
+
+
+def test_an_engine_without_models_needs_no_warmup():
+    """The embedded one has nothing to load."""
+    assert "warmup" not in findings()
 
 
 def test_folders_are_told_with_their_space_and_not_made(tmp_path):

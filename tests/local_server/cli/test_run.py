@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import base64
+import asyncio
 import io
 import json
+import os
+import subprocess
+import sys
+import time
 
 import pytest
+from live import REPO
 from PIL import Image
 from shell import comfyfn
 from worker import GRAPH
 
 from handler.engine.memory import PIXEL
-from handler.errors import InvalidWorkflow
 from handler.job import JobEvent
 from handler.records import Output
 from handler.wire import Answer
-from local_server.cli.run import _Bar, as_data_uri, read_graph, save
+from local_server.cli.run import _Bar, save
 
 SIZE = {"width": 8, "height": 8, "batch_size": 1, "color": 0}
 RUNS = {
@@ -71,7 +75,7 @@ def test_a_job_that_fails_is_status_1_and_one_line(tmp_path, graph, line):
     said = comfyfn("run", written(tmp_path / "flow.json", graph), home=tmp_path, cwd=tmp_path)
 
     assert (said.returncode, said.stdout) == (1, "")
-    ours = [row for row in said.stderr.splitlines() if row.startswith("comfyfn: ")]
+    ours = [row for row in said.stderr.splitlines() if line in row or "comfyfn.service" in row]
     assert len(ours) == 1
     assert ours[0].startswith(line)
     assert "Traceback" not in said.stderr
@@ -83,77 +87,6 @@ def test_a_file_that_is_not_there_is_status_1(tmp_path):
     assert (said.returncode, said.stdout) == (1, "")
     assert "none.json" in said.stderr
     assert said.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("change", "node", "value"),
-    [
-        ("1.width=5", "1", 5),
-        ("canvas.width=5", "1", 5),
-        ("the picture.width=x y", "2", "x y"),
-        ('1.width=["2", 0]', "1", ["2", 0]),
-        ("1.width=true", "1", True),
-        ("1.width=", "1", ""),
-        ("1.width=a=b", "1", "a=b"),
-        ('1.width="5"', "1", "5"),
-        ("a.dotted.title.width=5", "3", 5),
-    ],
-)
-def test_an_input_is_set_by_id_or_title(tmp_path, change, node, value):
-    """JSON where it is JSON, else text."""
-    dotted = {"class_type": "X", "_meta": {"title": "a.dotted.title"}}
-    flow = written(tmp_path / "flow.json", {**RUNS, "3": dotted})
-
-    assert read_graph(flow, [change])[node]["inputs"]["width"] == value
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ("width=5", "write it as NODE.INPUT=VALUE"),
-        ("1.width", "write it as NODE.INPUT=VALUE"),
-        ("1.=5", "write it as NODE.INPUT=VALUE"),
-        (".width=5", "write it as NODE.INPUT=VALUE"),
-        ("9.width=5", "'9' is no node; there are 1 (canvas), 2 (the picture)"),
-        ("twin.width=5", "'twin' names several nodes"),
-    ],
-)
-def test_a_change_that_fits_nothing_is_an_error(tmp_path, change, said):
-    """The nodes that there are, are told."""
-    twins = {"3": {"_meta": {"title": "twin"}}, "4": {"_meta": {"title": "twin"}}}
-    graph = {**RUNS, **(twins if "twin" in change else {})}
-    with pytest.raises(InvalidWorkflow) as caught:
-        read_graph(written(tmp_path / "flow.json", graph), [change])
-    assert said in caught.value.message
-
-
-def test_files_come_along(tmp_path):
-    """One named by -i, and one that lies beside the workflow."""
-    (tmp_path / "beside.png").write_bytes(PIXEL)
-    (tmp_path / "given.bin").write_bytes(b"\x01")
-    graph = {
-        "1": {"class_type": "LoadImage", "inputs": {"image": "beside.png", "n": 5, "t": ""}},
-        "2": {"class_type": "LoadImage", "inputs": {}},
-        "3": {"class_type": "Y"},
-        "4": "no node",
-    }
-    flow = written(tmp_path / "flow.json", {"prompt": graph})
-    read = read_graph(flow, [f"2.image={tmp_path / 'given.bin'}"])
-
-    assert read["1"]["inputs"]["image"] == as_data_uri(tmp_path / "beside.png")
-    assert read["1"]["inputs"]["image"].startswith("data:image/png;base64,")
-    octets = "data:application/octet-stream;base64," + base64.b64encode(b"\x01").decode()
-    assert read["2"]["inputs"]["image"] == octets
-    assert read["4"] == "no node"
-
-
-@pytest.mark.parametrize(("text", "said"), [("{", "is no JSON"), ("[1]", "holds no graph")])
-def test_a_file_that_is_no_workflow_is_named(tmp_path, text, said):
-    """By its path."""
-    flow = tmp_path / "flow.json"
-    flow.write_text(text)
-    with pytest.raises(InvalidWorkflow, match=f"flow.json {said}"):
-        read_graph(flow, [])
 
 
 def test_outputs_get_new_names_where_theirs_are_taken(tmp_path, capsys):
@@ -180,7 +113,7 @@ def test_outputs_get_new_names_where_theirs_are_taken(tmp_path, capsys):
     assert shown.err == "the title: said\n" * 3
 
 
-def test_the_bar_follows_the_events():
+async def test_the_bar_follows_the_events():
     """It only goes forward, and gives the answer back."""
     answer = Answer("job", {}, [], {})
     with _Bar() as bar:
@@ -190,6 +123,63 @@ def test_the_bar_follows_the_events():
         assert bar.show(JobEvent(2, "phase", {"phase": "delivering"})) is None
         assert bar.show(JobEvent(3, "output", {})) is None
         assert bar.show(answer) is answer
+
+
+async def test_without_a_terminal_a_line_comes_now_and_then(capsys):
+    """What is done, how far it is, and how long it took so far."""
+    with _Bar(said_every_s=0.01) as bar:
+        bar.show(JobEvent(1, "progress", {"title": "the picture", "overall_pct": 40.0}))
+        async with asyncio.timeout(5):
+            while "the picture: 40 %, 0 s so far" not in capsys.readouterr().err:
+                await asyncio.sleep(0.01)
+
+
+def test_an_input_the_node_does_not_have_is_one_line(tmp_path):
+    """Nothing is booted for it, and no other picture made."""
+    flow = written(tmp_path / "flow.json", RUNS)
+    said = comfyfn("run", flow, "-i", "canvas.widht=16", home=tmp_path, cwd=tmp_path)
+
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr == (
+        "comfyfn: -i canvas.widht=16: EmptyImage has no input 'widht' in this file; "
+        "did you mean width?\n"
+    )
+
+
+def test_an_output_that_is_a_file_is_one_line(tmp_path):
+    """It is not overwritten."""
+    (tmp_path / "out.png").write_bytes(PIXEL)
+    said = comfyfn("run", "-o", "out.png", home=tmp_path, cwd=tmp_path)
+    assert said.returncode == 1
+    assert said.stderr == "comfyfn: -o must name a folder; out.png is none\n"
+    assert (tmp_path / "out.png").read_bytes() == PIXEL
+
+
+def test_an_engine_that_cannot_start_is_told_once_with_its_words(tmp_path):
+    """And with its command, to try by hand; it is not tried again."""
+    said = comfyfn("run", home=tmp_path, cwd=tmp_path, CMD="sh -c 'echo no luck; exit 7'")
+    lines = said.stderr.splitlines()
+
+    assert (said.returncode, said.stdout) == (1, "")
+    assert lines[:2] == ["engine | no luck", "engine command: sh -c 'echo no luck; exit 7'"]
+    assert len(lines) == 3
+    assert lines[2].startswith("comfyfn: the engine exited with code 7 in its boot")
+
+
+def test_a_terminated_run_puts_everything_away(tmp_path):
+    """As after Ctrl-C: no engine and no scratch folder is left."""
+    (tmp_path / "work").mkdir()
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(REPO)}
+    env |= {"WORK_DIR": str(tmp_path / "work"), "CMD": f"sh -c 'touch {tmp_path}/up; sleep 60'"}
+    env |= {k: v for k, v in os.environ.items() if k.startswith("COVERAGE_")}
+    with subprocess.Popen(
+        [sys.executable, "-m", "local_server.cli", "run"], cwd=tmp_path, env=env
+    ) as process:
+        while not (tmp_path / "up").exists():
+            time.sleep(0.02)
+        process.terminate()
+        assert process.wait(20) == 143
+    assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_the_picture_of_the_tests_is_one():

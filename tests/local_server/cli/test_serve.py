@@ -18,7 +18,7 @@ class OnPort(LiveServer):
 
         from live import REPO
 
-        self.env |= {"PORT": str(free_port()), "HOST": "192.0.2.1"}
+        self.env |= {"PORT": str(free_port()), "HOST": "192.0.2.1", "LOG_LEVEL": "info"}
         command = [sys.executable, "-m", "local_server.cli", "serve"]
         command += ["--port", str(self.port), "--host", "127.0.0.1"]
         with self.log.open("ab") as sink:
@@ -34,18 +34,29 @@ def test_arguments_win_over_the_environment(tmp_path):
     server = OnPort(tmp_path).start()
     try:
         assert server.get("/health").json()["status"] == "healthy"
-        assert f"listening on http://127.0.0.1:{server.port}" in server.log.read_text()
     finally:
         assert server.stop() == 0
+    said = server.log.read_text()
+    assert f"listening on http://127.0.0.1:{server.port}" in said
+    assert f"s: http://127.0.0.1:{server.port} (docs: /docs), embedded engine\n" in said
+    assert "engine |" not in said
 
 
 def test_a_taken_port_is_an_error_of_one_line(tmp_path):
     """Status 1."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        said = comfyfn("serve", "--port", taken.getsockname()[1], home=tmp_path)
+        port = taken.getsockname()[1]
+        said = comfyfn("serve", "--port", port, home=tmp_path)
     assert said.returncode == 1
     assert said.stderr.count("\n") == 1
-    assert "in use" in said.stderr
+    assert f"port {port} of 127.0.0.1 is taken (end what listens there" in said.stderr
+
+
+def test_a_port_that_cannot_be_is_an_error_of_one_line(tmp_path):
+    """As the same number in the environment."""
+    said = comfyfn("serve", "--port", "99999", home=tmp_path)
+    assert said.returncode == 2
+    assert said.stderr == "comfyfn: settings: PORT='99999' is not between 0 and 65535\n"
 
 
 def test_no_engine_is_an_error_of_one_line(tmp_path):

@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from local_server.engine.progress import InterruptError, Interruption, Progress, Reporter
+from local_server.engine.sockets import Sockets
+
 RNG = np.random.default_rng(5)
 IMAGE = RNG.random((2, 12, 10, 3), np.float32)
 OTHER = RNG.random((2, 12, 10, 3), np.float32)
@@ -106,3 +109,33 @@ def test_noise_has_the_strength_asked_and_follows_the_seed(run: Any) -> None:
     assert not np.array_equal(one, other)
     assert one.std() == pytest.approx(0.1, rel=0.05)
     assert 0 <= one.min() < one.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs"),
+    [
+        ("ImageBlur", {"blur_radius": 1, "sigma": 1.0}),
+        ("ImageSharpen", {"sharpen_radius": 1, "sigma": 1.0, "alpha": 1.0}),
+        ("ImageQuantize", {"colors": 4, "dither": "none"}),
+        ("ImageScaleBy", {"upscale_method": "area", "scale_by": 2.0}),
+    ],
+)
+def test_a_slow_node_heeds_an_interrupt_in_its_midst(
+    run: Any, name: str, inputs: dict[str, Any]
+) -> None:
+    """The next prompt need not wait for a large batch."""
+    interruption = Interruption()
+    reporter = Reporter(Progress(Sockets(dict, {}), "p"), interruption, "1")
+    run(name, {"reporter": reporter}, image=IMAGE, **inputs)
+    interruption.ask()
+
+    with pytest.raises(InterruptError):
+        run(name, {"reporter": reporter}, image=IMAGE, **inputs)
+
+
+def test_pictures_of_a_batch_do_not_touch_each_other(run: Any) -> None:
+    """Each comes out as it would alone."""
+    (both,) = run("ImageBlur", image=IMAGE, blur_radius=3, sigma=0.5)
+    for place in range(2):
+        (alone,) = run("ImageBlur", image=IMAGE[place : place + 1], blur_radius=3, sigma=0.5)
+        assert np.array_equal(both[place], alone[0])
