@@ -112,7 +112,7 @@ class AzureSource:
             from azure.storage.blob import BlobClient, BlobServiceClient
         except ImportError as fault:
             raise InputFailed(
-                "Azure URLs need azure-storage-blob", hint="pip install 'comfyfn[azure]'"
+                "Azure URLs need azure-storage-blob", hint="pip install azure-storage-blob"
             ) from fault
         account, name, key = self._account, self._account.account, self._account.key
         sas, endpoint = account.sas_token.lstrip("?"), ""

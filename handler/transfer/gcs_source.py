@@ -104,7 +104,7 @@ class GcsSource:
         except ImportError as fault:
             raise InputFailed(
                 "gs:// URLs with GOOGLE_APPLICATION_CREDENTIALS need google-auth and requests",
-                hint="pip install 'comfyfn[gcs]'",
+                hint="pip install google-auth requests",
             ) from fault
         try:
             if self._account is None:

@@ -212,7 +212,7 @@ def _library() -> Any:
         import huggingface_hub
     except ImportError as fault:
         raise InputFailed(
-            "URLs of Hugging Face need huggingface_hub", hint="pip install 'comfyfn[huggingface]'"
+            "URLs of Hugging Face need huggingface_hub", hint="pip install 'huggingface_hub>=1.1'"
         ) from fault
     return huggingface_hub
 

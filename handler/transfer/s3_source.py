@@ -113,7 +113,7 @@ class S3Source:
         try:
             from botocore.exceptions import BotoCoreError
         except ImportError as fault:
-            raise InputFailed("s3:// URLs need boto3", hint="pip install 'comfyfn[s3]'") from fault
+            raise InputFailed("s3:// URLs need boto3", hint="pip install boto3") from fault
         try:
             client = self._client(auth, region)
             signed = client.generate_presigned_url(

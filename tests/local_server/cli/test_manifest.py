@@ -13,6 +13,7 @@ import sys
 import pytest
 from live import REPO
 from sources.host import File, hosting, safetensors
+from sources.hub import hub
 
 from handler.manifest.packages import find_uv
 from local_server.cli import main
@@ -251,4 +252,22 @@ async def test_apply_sends_what_the_operator_set_and_shows_none_of_it(host, mode
     header = {"HTTP_AUTH_HEADER_NAME": "X-Key", "HTTP_AUTH_HEADER_VALUE": "canary4711"}
     status, out, err = await applied(path, models, **header)
     assert status == 0, err
+    assert "canary4711" not in out + err
+
+
+async def test_apply_fetches_links_of_the_hub_with_the_operators_token(models, tmp_path):
+    """As the ready-made manifests have them."""
+    body = safetensors(1 << 20)
+    async with hub() as running:
+        url = running.put("owner/name", "m.safetensors", body)
+        running.secrets["owner/name"] = "canary4711"
+        path = tmp_path / "m.json"
+        model = {"url": url, "folder": "vae", "sha256": hashlib.sha256(body).hexdigest()}
+        path.write_text(json.dumps({"models": {"before_start": [model]}}))
+
+        env = {"HF_ENDPOINT": running.endpoint, "HF_TOKEN": "canary4711"}
+        status, out, err = await applied(path, models, **env)
+
+    assert status == 0, err
+    assert (models / "vae" / "m.safetensors").read_bytes() == body
     assert "canary4711" not in out + err
