@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 Graph = dict[str, dict[str, Any]]
 """An API-format graph: node id -> {"class_type", "inputs", "_meta"?}."""
 
+CONVERTER_THREAD = "convert"
+"""Begins the names of the threads that encode."""
+
 JOBS_FOLDER = "comfyfn-jobs"
 """Holds all jobs' folders, in the engine's input and output: nodes that list the folders of a
 folder show this one name, and none of a job's, which only the job may know."""

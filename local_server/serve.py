@@ -7,13 +7,16 @@ import contextlib
 import errno
 import ipaddress
 import logging
+import os
 import signal
 import socket
+import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from handler.engine.boot import Site, launch, open_site
 from handler.errors import BootFailed, HandlerError
+from handler.records import CONVERTER_THREAD
 
 if TYPE_CHECKING:
     from handler.engine.process import EngineProcess
@@ -27,10 +30,23 @@ KINDS = {"comfyui": "ComfyUI", "embedded": "embedded engine", "attached": "attac
 LEVELS = {"trace": "DEBUG", "warn": "WARNING", "fatal": "CRITICAL"}
 
 
+class OneLine(logging.Formatter):
+    """A message is one line, whatever a caller's id or a node's error has in it."""
+
+    ESCAPES: ClassVar[dict[int, str]] = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160))}
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
+        """Escape control characters; a traceback comes after and keeps its lines."""
+        record.message = record.message.translate(self.ESCAPES)
+        return super().formatMessage(record)
+
+
 def configure_logging(settings: Settings) -> None:
     """Write our lines to standard error, with the level that is asked for."""
     level = LEVELS.get(settings.log_level, settings.log_level.upper())
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
+    lines = logging.StreamHandler()
+    lines.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[lines])
     # httpx tells every request at INFO, query strings and their tokens included; the others tell
     # what the user did not ask for, in words that are not ours.
     for name in ("httpx", "uvicorn.error", "pyvips"):
@@ -59,7 +75,19 @@ def serve(settings: Settings) -> int:
             # Told again, with its retries, by the handler.
             with contextlib.suppress(HandlerError, OSError):
                 process = launch(site)
-        return _run(site, process, listener)
+        status = _run(site, process, listener)
+    leave_conversions(status)
+    return status
+
+
+def leave_conversions(status: int) -> None:
+    """End the process now if a conversion still runs: nobody waits for it, and it cannot be told.
+
+    An encoder may take minutes for one picture, and Python would wait for its thread.
+    """
+    if any(thread.name.startswith(CONVERTER_THREAD) for thread in threading.enumerate()):
+        logging.shutdown()
+        os._exit(status)
 
 
 def announce_page(site: Site) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("comfyfn.engine")
 LOG_KEPT_LINES = 500
 LOG_TAIL_LINES = 60
+LONGEST_LINE = 4000  # characters; a node may raise megabytes
 TERMINATE_GRACE_S = 3.0
 # Holds the read end of a pipe whose write end only the server has: when the server is gone, even
 # by kill -9, the pipe closes and the engine's whole process group is killed. (No `--` before the
@@ -167,7 +168,7 @@ class EngineProcess:
             self._process.stdout, encoding="utf-8", errors="replace", newline=""
         ) as lines:
             for raw in lines:
-                line = raw.rstrip()
+                line = raw.rstrip()[:LONGEST_LINE]
                 if not line:
                     overwritten = overwritten and raw == "\r"
                     continue

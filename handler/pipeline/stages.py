@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from handler.records import CONVERTER_THREAD
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -24,7 +26,7 @@ CONVERTERS = 2
 
 
 def _converters() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(CONVERTERS, thread_name_prefix="convert")
+    return ThreadPoolExecutor(CONVERTERS, thread_name_prefix=CONVERTER_THREAD)
 
 
 @dataclass(frozen=True, slots=True)

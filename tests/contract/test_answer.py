@@ -228,7 +228,7 @@ def test_unknown_keys_are_ignored(server: LiveServer, key: str) -> None:
     ("key", "meant"), [("Prompt", "prompt"), ("convert_outptu", "convert_output")]
 )
 def test_misspelt_keys_are_refused(server: LiveServer, key: str, meant: str) -> None:
-    """A key that is nearly one of ours was meant to be it; ignored, it looks like a success."""
+    """A key that is nearly one of ours was meant to be it: ignored, it looks like a success."""
     answer = server.prompt(plain(), **{key: "x"})
 
     assert answer.status_code == 400

@@ -23,6 +23,7 @@ from handler.errors import BootFailed
 from handler.service import Handler
 from handler.settings import Settings
 from local_server.serve import (
+    OneLine,
     Signals,
     announce_page,
     configure_logging,
@@ -281,3 +282,10 @@ def test_what_a_killed_server_left_is_swept_by_the_next(tmp_path):
     said = comfyfn("serve", "--ui", home=tmp_path, WORK_DIR=str(server.work))
     assert said.returncode == 1
     assert not left.exists()
+
+
+def test_a_log_message_is_one_line():
+    """A caller's id must not forge a line, nor colour a terminal."""
+    record = logging.LogRecord("x", logging.INFO, "f", 1, "job %s", ("a\nERROR b\x1b[31m",), None)
+
+    assert OneLine("%(message)s").format(record) == r"job a\x0aERROR b\x1b[31m"
