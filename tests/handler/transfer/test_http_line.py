@@ -104,7 +104,9 @@ def test_a_packed_body_is_unpacked_as_it_comes():
     assert unpacked(gzip.compress(b"weights" * 1000)) == b"weights" * 1000
 
 
-@pytest.mark.parametrize("raw", [b"plain text", gzip.compress(b"x" * 1000)[:-12]])
+@pytest.mark.parametrize(
+    "raw", [b"plain text", gzip.compress(b"x" * 1000)[:-12]], ids=["plain", "cut off"]
+)
 def test_what_does_not_unpack_is_a_fault(raw):
     """No packing at all, or cut off."""
     with pytest.raises(InputFailed):
