@@ -141,6 +141,11 @@ def _env(name: str, default: Any, parse: Callable[[str], Any], about: str) -> An
     return field(default=default, metadata={"env": name, "parse": parse, "about": about})
 
 
+def _secret(name: str, about: str) -> Any:
+    """Make a field that no text made of the settings shows."""
+    return field(default="", repr=False, metadata={"env": name, "parse": _text, "about": about})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
     """What the operator set. Times are in seconds, sizes as their names say."""
@@ -211,6 +216,11 @@ class Settings:
         "ALWAYS_RESTART_COMFYUI", False, _flag, "never give up restarting the engine"
     )
 
+    manifest: Path | None = _env(
+        "MANIFEST", None, _path, "what `comfyfn manifest` installs and fetches (.yaml, .yml, .json)"
+    )
+    manifest_json: str = _env("MANIFEST_JSON", "", _text, "the same, as JSON text; it wins")
+
     warmup_file: Path | None = _env("WARMUP_PROMPT_FILE", None, _path, "graph run once after boot")
     warmup_url: str = _env("WARMUP_PROMPT_URL", "", _text, "the same, fetched by URL")
     warmup_json: str = _env("WARMUP_PROMPT_JSON", "", _text, "the same, as JSON text")
@@ -268,6 +278,29 @@ class Settings:
     fetch_timeout_s: float = _env(
         "FETCH_TIMEOUT_S", 600.0, _number(1), "longest time to fetch one media input"
     )
+    hf_token: str = _secret("HF_TOKEN", "token for Hugging Face")
+    hf_endpoint: str = _env("HF_ENDPOINT", "", _text, "another hub than https://huggingface.co")
+    civitai_token: str = _secret("CIVITAI_API_TOKEN", "token for Civitai")
+    http_auth_name: str = _env(
+        "HTTP_AUTH_HEADER_NAME", "", _text, "header sent to every other http(s) host of a model"
+    )
+    http_auth_value: str = _secret("HTTP_AUTH_HEADER_VALUE", "its value")
+    aws_region: str = _env("AWS_REGION", "", _text, "region of S3; the keys are found by boto3")
+    aws_default_region: str = _env("AWS_DEFAULT_REGION", "", _text, "the same; AWS_REGION wins")
+    aws_endpoint: str = _env(
+        "AWS_ENDPOINT_URL", "", _text, "an S3-compatible store; default: Amazon's"
+    )
+    azure_connection: str = _secret(
+        "AZURE_STORAGE_CONNECTION_STRING", "Azure's account; or by the next ones"
+    )
+    azure_account: str = _env(
+        "AZURE_STORAGE_ACCOUNT", "", _text, "its name; alone: the machine's own identity"
+    )
+    azure_key: str = _secret("AZURE_STORAGE_KEY", "its key")
+    azure_sas_token: str = _secret("AZURE_STORAGE_SAS_TOKEN", "a SAS token in place of the key")
+    google_key_file: Path | None = _env(
+        "GOOGLE_APPLICATION_CREDENTIALS", None, _path, "JSON key of a Google service account"
+    )
     test_faults: bool = _env(
         "COMFYFN_TEST_FAULTS", False, _flag, "give the embedded engine its fault nodes (tests only)"
     )
@@ -319,6 +352,8 @@ def _clashes(values: Mapping[str, Any]) -> list[str]:
         faults.append("COMFY_URL attaches to a ComfyUI, ENGINE=embedded does without one")
     if values.get("comfy_url") and values.get("comfy_command"):
         faults.append("COMFY_URL attaches to a running ComfyUI, CMD starts one: set one of them")
+    if bool(values.get("http_auth_name")) != bool(values.get("http_auth_value")):
+        faults.append("HTTP_AUTH_HEADER_NAME and HTTP_AUTH_HEADER_VALUE go together: set both")
     warm = values.get("warmup_file")
     if warm is not None and not warm.is_file():
         faults.append(f"WARMUP_PROMPT_FILE={str(warm)!r} is no file")

@@ -20,7 +20,11 @@ MODULES = sorted(p for name in PACKAGES for p in (REPO / name).rglob("*.py"))
 TESTS = sorted((REPO / "tests").rglob("*.py"))
 RECORDINGS = sorted((REPO / "tests" / "recordings").rglob("*.json"))
 ROUTES = ("/prompt", "/history", "/object_info", "/ws", "/queue", "/system_stats", "/upload/image")
-STARTS_PROCESSES = ("handler/engine/preflight.py", "handler/engine/process.py")
+STARTS_PROCESSES = (
+    "handler/engine/preflight.py",
+    "handler/engine/process.py",
+    "handler/manifest/commands.py",
+)
 # Long texts of ComfyUI's declarations are not ours to spread.
 PROSE = ("tooltip", "description")
 
@@ -77,7 +81,7 @@ def test_only_the_settings_read_the_environment():
     assert breaking(lambda path: reads.search(path.read_text())) == ["handler/settings.py"]
 
 
-def test_only_the_engines_process_and_the_gpu_check_start_processes():
+def test_only_the_engine_and_the_manifests_commands_start_processes():
     """Whatever starts must also be ended, in one place."""
     starters = {"subprocess", "multiprocessing", "pty"}
     calls = re.compile(r"\bos\.(system|popen|fork|spawn\w*|exec[lv]\w*|posix_spawn\w*)\(")
@@ -128,6 +132,21 @@ def test_what_launches_the_engine_is_light():
     """On a cold start it runs before everything else is loaded."""
     heavy = ("aiohttp", "httpx", "orjson", "pydantic", "starlette", "uvicorn", "numpy", "PIL")
     program = f"import sys, local_server.serve; print([m for m in {heavy!r} if m in sys.modules])"
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert said.stdout == "[]\n"
+
+
+def test_libraries_of_providers_load_on_first_use():
+    """Whoever fetches over http(s) alone has none of them, and need not have."""
+    modules = [
+        named(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        for path in MODULES
+        if path.parent.name in ("transfer", "manifest", "cli") and path.stem != "__main__"
+    ]
+    heavy = ("boto3", "botocore", "huggingface_hub", "azure", "google.auth", "requests")
+    program = f"import sys, {', '.join(modules)}; print([m for m in {heavy!r} if m in sys.modules])"
     said = subprocess.run(
         [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=True
     )

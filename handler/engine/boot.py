@@ -16,7 +16,7 @@ from handler.engine.preflight import Preflight, preflight
 from handler.engine.process import EngineProcess, check_port_free
 from handler.errors import BootFailed
 from handler.scratch import Scratch, make_scratch, sweep_stale
-from handler.settings import Settings, inherited_environment
+from handler.settings import Settings, SettingsError, inherited_environment
 
 if TYPE_CHECKING:
     from handler.engine.command import Folders, Kind
@@ -56,7 +56,10 @@ def open_site(settings: Settings, *, embedded_allowed: bool) -> Site:
 
     Raises:
         BootFailed: there is no engine to start, or a folder cannot be made.
+        SettingsError: a manifest is named, and nothing here would apply it.
     """
+    if fault := unapplied_manifest(settings):
+        raise SettingsError(fault)
     kind = commands.engine_kind(settings, embedded_allowed=embedded_allowed)
     base = settings.work_dir
     if base is not None:
@@ -73,6 +76,16 @@ def open_site(settings: Settings, *, embedded_allowed: bool) -> Site:
         site.close()
         raise
     return site
+
+
+def unapplied_manifest(settings: Settings) -> str | None:
+    """Say that a manifest is set: a start that ignored it would run without what it names."""
+    name = "MANIFEST_JSON" if settings.manifest_json else "MANIFEST"
+    if not settings.manifest_json and settings.manifest is None:
+        return None
+    return (
+        f"{name} is not applied at the start yet: run `comfyfn manifest apply` first, and unset it"
+    )
 
 
 def _make(folder: Path) -> None:

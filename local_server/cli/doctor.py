@@ -65,7 +65,7 @@ def examine(settings: Settings) -> list[Finding]:
         findings.append(_port("port (engine)", settings.comfy_port, "COMFYUI_PORT_HOST"))
         findings += _folders(settings, kind)
     findings.append(_port("port (server)", settings.port, "PORT"))
-    return [*findings, *_warmup(settings, has_models=kind != "embedded")]
+    return [*findings, *_manifest(settings), *_warmup(settings, has_models=kind != "embedded")]
 
 
 def _comfyui(settings: Settings) -> list[Finding]:
@@ -141,6 +141,13 @@ def _folder(name: str, path: Path) -> Finding:
     if there != path:
         text += ", will be made"
     return Finding("warn" if free < LITTLE_SPACE_GIB else "ok", name, text)
+
+
+def _manifest(settings: Settings) -> list[Finding]:
+    from handler.engine.boot import unapplied_manifest
+
+    fault = unapplied_manifest(settings)
+    return [Finding("bad", "manifest", fault)] if fault else []
 
 
 def _warmup(settings: Settings, *, has_models: bool) -> list[Finding]:

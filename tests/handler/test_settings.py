@@ -236,6 +236,20 @@ def test_defaults_are_written_as_the_operator_would(name, default):
     assert rows[f"`{name}`"] == default
 
 
+def test_half_of_a_header_is_refused_without_its_value():
+    """Name and value go together; the value is a secret."""
+    with pytest.raises(SettingsError, match="HTTP_AUTH_HEADER_NAME") as caught:
+        Settings.from_env({"HTTP_AUTH_HEADER_VALUE": "canary4711"})
+    assert "canary4711" not in str(caught.value)
+
+
+def test_no_text_of_the_settings_has_a_secret():
+    """Whoever logs them."""
+    names = ("HF_TOKEN", "CIVITAI_API_TOKEN", "AZURE_STORAGE_KEY", "AZURE_STORAGE_SAS_TOKEN")
+    names += ("AZURE_STORAGE_CONNECTION_STRING",)
+    assert "canary4711" not in repr(Settings.from_env(dict.fromkeys(names, "canary4711")))
+
+
 @pytest.mark.parametrize("entry", ["http://x/y", "@@", "a b", "ftp://h", "300.0.0.0/8", "h:port"])
 def test_hosts_that_cannot_be_are_told(entry):
     """An entry that matches nothing would be a silent refusal of every URL."""

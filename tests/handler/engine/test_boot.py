@@ -14,7 +14,7 @@ from live import free_port
 
 from handler.engine.boot import launch, open_site
 from handler.errors import BootFailed
-from handler.settings import Settings
+from handler.settings import Settings, SettingsError
 
 GOOD = {
     "torch": {"__version__": "2.6.0", "cuda": "12.4", "hip": None},
@@ -255,3 +255,18 @@ def test_the_engine_gets_our_environment_without_our_secrets(tmp_path, monkeypat
     assert not any("s3cret" in line for line in lines)
     assert f"PATH={os.environ['PATH']}" in lines
     site.close()
+
+
+@pytest.mark.parametrize(
+    ("env", "named"),
+    [
+        ({"MANIFEST": "/m.yaml"}, "MANIFEST is"),
+        ({"MANIFEST_JSON": "{}"}, "MANIFEST_JSON is"),
+        ({"MANIFEST": "/m.yaml", "MANIFEST_JSON": "{}"}, "MANIFEST_JSON is"),
+    ],
+)
+def test_a_manifest_that_nobody_applies_is_a_fault_of_the_settings(tmp_path, env, named):
+    """Ignored, it would be missed only when a graph needs what it names."""
+    with pytest.raises(SettingsError, match=f"{named} not applied at the start yet"):
+        site_of(tmp_path, **env)
+    assert not (tmp_path / "work").exists()

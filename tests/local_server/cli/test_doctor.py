@@ -212,3 +212,10 @@ def test_folders_are_told_with_their_space_and_not_made(tmp_path):
     assert "will be made" not in found["output"][1]
     assert "GiB free" in found["output"][1]
     assert not (tmp_path / "a").exists()
+
+
+def test_a_manifest_that_would_end_the_start_is_told():
+    """`serve` refuses it."""
+    level, text = findings(MANIFEST="/m.yaml")["manifest"]
+    assert level == "bad"
+    assert "comfyfn manifest apply" in text

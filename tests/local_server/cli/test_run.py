@@ -185,3 +185,11 @@ def test_a_terminated_run_puts_everything_away(tmp_path):
 def test_the_picture_of_the_tests_is_one():
     """It is stored and loaded by many of them."""
     assert size_of(io.BytesIO(PIXEL)) == (8, 8)
+
+
+def test_a_manifest_is_refused_in_one_line(tmp_path):
+    """Nothing is run without what it names."""
+    said = comfyfn("run", home=tmp_path, MANIFEST_JSON="{}")
+    assert said.returncode == 2
+    assert said.stderr.startswith("comfyfn: settings: MANIFEST_JSON is not applied at the start")
+    assert said.stderr.count("\n") == 1

@@ -71,3 +71,13 @@ def test_comfyuis_page_needs_a_comfyui(tmp_path):
     said = comfyfn("serve", "--ui", home=tmp_path)
     assert said.returncode == 1
     assert "no ComfyUI is configured" in said.stderr
+
+
+def test_a_manifest_is_refused_in_one_line(tmp_path):
+    """Status 2, as for any setting that cannot be used."""
+    said = comfyfn("serve", home=tmp_path, MANIFEST="m.yaml")
+    assert said.returncode == 2
+    assert said.stderr == (
+        "comfyfn: settings: MANIFEST is not applied at the start yet: "
+        "run `comfyfn manifest apply` first, and unset it\n"
+    )

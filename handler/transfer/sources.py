@@ -1,0 +1,200 @@
+"""Which source a URL is for. A provider's part of the code, and its library, load on first use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from handler.errors import InputFailed
+from handler.inputs.address import AddressPolicy
+from handler.inputs.redact import redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from handler.credentials import Credential
+    from handler.transfer.azure_source import AzureAccount, AzureSource
+    from handler.transfer.base import Source
+    from handler.transfer.gcs_source import GcsSource
+    from handler.transfer.hf_source import HfSource
+    from handler.transfer.http_source import HttpSource
+    from handler.transfer.local_source import LocalSource
+    from handler.transfer.s3_source import S3Source
+    from handler.transfer.threads import Threads
+
+_HUB = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceSettings:
+    """What the operator set for the providers; each is None or empty where nothing is.
+
+    Attributes:
+        defaults: credentials of URLs that come without, for http(s).
+        s3_region, s3_endpoint: AWS_REGION (or AWS_DEFAULT_REGION) and AWS_ENDPOINT_URL; the keys
+            are found by boto3.
+        hf_token, hf_endpoint, hf_cache: HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE; huggingface_hub
+            reads them by itself, too.
+        google_key_file: GOOGLE_APPLICATION_CREDENTIALS.
+        local_roots: folders that files may be taken from.
+    """
+
+    defaults: tuple[Credential, ...] = ()
+    s3_region: str | None = None
+    s3_endpoint: str | None = None
+    azure: AzureAccount | None = None
+    hf_token: str | None = field(default=None, repr=False)
+    hf_endpoint: str | None = None
+    hf_cache: Path | None = None
+    google_key_file: Path | None = None
+    google_endpoint: str = "https://storage.googleapis.com"
+    local_roots: tuple[Path, ...] = ()
+    connect_timeout_s: float = 10.0
+    idle_timeout_s: float = 30.0
+
+
+class Sources:
+    """Gives the source of a URL: `Downloader(Sources(...), threads=...)`.
+
+    Args:
+        policy: where URLs may lead; `AddressPolicy("*")` for the operator's own.
+    """
+
+    def __init__(self, settings: SourceSettings, policy: AddressPolicy, threads: Threads) -> None:
+        self._settings = settings
+        self._policy = policy
+        self._threads = threads
+        self._made: dict[str, Source] = {}
+        self._free: HttpSource | None = None
+
+    def __call__(self, url: str) -> Source:
+        """Pick by scheme and host.
+
+        Raises:
+            InputFailed: no source takes such URLs.
+        """
+        name = self._name(url)
+        if name not in self._made:
+            self._made[name] = _MAKERS[name](self)
+        return self._made[name]
+
+    def _name(self, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            host = (parts.hostname or "").rstrip(".")
+        except ValueError as fault:
+            raise InputFailed(f"not a valid URL: {redacted(url)}") from fault
+        if parts.scheme in {"s3", "gs", "file"}:
+            return parts.scheme
+        if not parts.scheme and url.startswith("/"):
+            return "file"
+        if parts.scheme not in {"http", "https"}:
+            raise InputFailed(
+                f"no source takes {parts.scheme[:40]}: URLs",
+                hint="use http(s)://, s3://, gs://, or a link of Hugging Face",
+            )
+        if (host in _HUB or parts.netloc == self._own_hub()) and _names_a_file(parts.path):
+            return "hf"
+        if _is_azure(host, parts.path):
+            return "azure"
+        return "http"
+
+    def _own_hub(self) -> str:
+        return urlsplit(self._settings.hf_endpoint or "").netloc or "huggingface.co"
+
+    def checked(self) -> HttpSource:
+        """Give the source of plain http(s) URLs, under the policy."""
+        from handler.transfer.http_source import HttpSource
+
+        if "http" not in self._made:
+            self._made["http"] = self._http(self._policy)
+        source = self._made["http"]
+        assert isinstance(source, HttpSource)
+        return source
+
+    def free(self) -> HttpSource:
+        """Give one for endpoints that the operator named."""
+        if self._free is None:
+            self._free = self._http(AddressPolicy("*"))
+        return self._free
+
+    def _http(self, policy: AddressPolicy) -> HttpSource:
+        from handler.transfer.http_source import HttpSource
+
+        return HttpSource(
+            policy,
+            self._threads,
+            defaults=self._settings.defaults,
+            connect_timeout_s=self._settings.connect_timeout_s,
+            idle_timeout_s=self._settings.idle_timeout_s,
+        )
+
+    def s3(self) -> S3Source:
+        """Make the source of `s3://` URLs."""
+        from handler.transfer.s3_source import S3Source
+
+        set_ = self._settings
+        return S3Source(
+            self.checked(),
+            self.free(),
+            self._threads,
+            region=set_.s3_region,
+            endpoint=set_.s3_endpoint,
+        )
+
+    def azure(self) -> AzureSource:
+        """Make the source of Azure's blobs."""
+        from handler.transfer.azure_source import AzureSource
+
+        return AzureSource(self.checked(), self.free(), self._threads, self._settings.azure)
+
+    def gcs(self) -> GcsSource:
+        """Make the source of `gs://` URLs."""
+        from handler.transfer.gcs_source import GcsSource
+
+        set_ = self._settings
+        return GcsSource(
+            self.free(),
+            self._threads,
+            key_file=set_.google_key_file,
+            endpoint=set_.google_endpoint,
+        )
+
+    def hf(self) -> HfSource:
+        """Make the source of Hugging Face's files."""
+        from handler.transfer.hf_source import HfSource
+
+        set_ = self._settings
+        return HfSource(
+            self._threads,
+            token=set_.hf_token,
+            endpoint=set_.hf_endpoint,
+            cache_dir=set_.hf_cache,
+        )
+
+    def local(self) -> LocalSource:
+        """Make the source of local paths."""
+        from handler.transfer.local_source import LocalSource
+
+        return LocalSource(self._settings.local_roots, self._threads)
+
+
+_MAKERS: dict[str, Callable[[Sources], Source]] = {
+    "http": Sources.checked,
+    "s3": Sources.s3,
+    "azure": Sources.azure,
+    "gs": Sources.gcs,
+    "hf": Sources.hf,
+    "file": Sources.local,
+}
+
+
+def _names_a_file(path: str) -> bool:
+    return any(f"/{verb}/" in path for verb in ("resolve", "blob", "raw"))
+
+
+def _is_azure(host: str, path: str) -> bool:
+    emulator = "azurite" in host or "devstoreaccount" in f"{host}{path}"
+    return host.endswith(".blob.core.windows.net") or emulator

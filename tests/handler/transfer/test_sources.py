@@ -1,0 +1,82 @@
+"""Which source a URL is for, and what loads for it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from handler.errors import InputFailed
+from handler.inputs.address import AddressPolicy
+from handler.transfer.sources import Sources, SourceSettings
+
+
+@pytest.mark.parametrize(
+    ("url", "kind"),
+    [
+        ("https://example.com/m.bin", "HttpSource"),
+        ("https://civitai.com/api/download/models/1", "HttpSource"),
+        ("https://huggingface.co/a/b/resolve/main/m", "HfSource"),
+        ("https://huggingface.co/datasets/a/b/blob/main/m", "HfSource"),
+        ("https://huggingface.co/front/logo.svg", "HttpSource"),
+        ("https://mirror.test:8000/a/b/resolve/main/m", "HfSource"),
+        ("https://mirror.test/a/b/resolve/main/m", "HttpSource"),
+        ("https://me.blob.core.windows.net/c/b", "AzureSource"),
+        ("https://blob.core.windows.net.evil.test/c/b", "HttpSource"),
+        ("http://127.0.0.1:10000/devstoreaccount1/c/b", "AzureSource"),
+        ("http://azurite:10000/devstoreaccount1/c/b", "AzureSource"),
+        ("s3://bucket/key", "S3Source"),
+        ("gs://bucket/key", "GcsSource"),
+        ("file:///mnt/m", "LocalSource"),
+        ("/mnt/m", "LocalSource"),
+    ],
+)
+def test_each_url_has_its_source(threads, url, kind):
+    """By scheme and host; made once."""
+    settings = SourceSettings(hf_endpoint="https://mirror.test:8000")
+    sources = Sources(settings, AddressPolicy(), threads)
+
+    assert type(sources(url)).__name__ == kind
+    assert sources(url) is sources(url)
+
+
+@pytest.mark.parametrize("url", ["ftp://a/b", "m.bin", "", "http://[", "javascript:alert(1)"])
+def test_other_urls_have_none(threads, url):
+    """It is a fault of the caller."""
+    with pytest.raises(InputFailed) as caught:
+        Sources(SourceSettings(), AddressPolicy(), threads)(url)
+    assert caught.value.status == 400
+
+
+def test_no_providers_library_loads_before_its_first_use():
+    """They take seconds on a cold start."""
+    code = """
+import sys
+from handler.inputs.address import AddressPolicy
+from handler.transfer.download import Downloader
+from handler.transfer.sources import Sources, SourceSettings
+from handler.transfer.threads import Threads
+sources = Sources(SourceSettings(), AddressPolicy(), Threads())
+for url in ("https://a.test/m", "s3://bucket/m", "gs://bucket/m", "/mnt/m",
+            "https://huggingface.co/a/b/resolve/main/m", "https://a.blob.core.windows.net/c/b"):
+    sources(url)
+print(sorted(set(sys.modules) & {"boto3", "botocore", "azure.storage.blob", "huggingface_hub",
+                                 "google.auth", "requests"}))
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert told.stdout.strip() == "[]"
+
+
+def test_settings_show_no_secret():
+    """Tokens are in no text."""
+    assert "canary" not in repr(SourceSettings(hf_token="canary"))
