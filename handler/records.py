@@ -47,7 +47,6 @@ class Output:
     Attributes:
         node_id, title: the node that told it; title from the graph's `_meta.title`.
         filename: leaf name as told to the caller.
-        subfolder: below the job's folder, `/`-separated, empty for most.
         path: where the bytes lie until the job is closed; None for a text.
         bytes: size; of a text, of its UTF-8 form.
         sha256: lower-case hex.
@@ -63,7 +62,6 @@ class Output:
     bytes: int
     sha256: str
     path: Path | None = None
-    subfolder: str = ""
     width: int | None = None
     height: int | None = None
     duration_s: float | None = None

@@ -121,12 +121,16 @@ def folders(settings: Settings, kind: Kind, scratch: Path) -> Folders:
     if kind == "attached":
         base = scratch / "attached"
         return Folders(base / "input", base / "output", base / "temp", None, shared=False)
+    models: Path | None
     if kind == "embedded":
         base = Path.home() / ".cache" / "comfyfn" / "embedded"
         models = settings.model_dir or base / "models"
-    else:
-        base = settings.comfy_home or Path.cwd()
+    elif settings.comfy_home is not None:
+        base = settings.comfy_home
         models = settings.model_dir or base / "models"
+    else:
+        base = Path.cwd()
+        models = settings.model_dir  # CMD alone says nothing of where its models are
     return Folders(
         input=settings.input_dir or base / "input",
         output=settings.output_dir or base / "output",

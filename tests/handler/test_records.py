@@ -18,7 +18,6 @@ OUTPUT = Output(
     bytes=3,
     sha256="ab",
     path=Path("secret/place/a.png"),
-    subfolder="sub",
     width=1,
     height=2,
     temp=True,
