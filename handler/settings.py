@@ -76,6 +76,10 @@ def _path(text: str) -> Path | None:
     return Path(text).expanduser().absolute() if text else None
 
 
+def _paths(text: str) -> tuple[Path, ...]:
+    return tuple(Path(one).expanduser().absolute() for one in text.split(":") if one.strip())
+
+
 def _words(text: str) -> tuple[str, ...]:
     try:
         return tuple(shlex.split(text))
@@ -200,6 +204,24 @@ class Settings:
     input_dir: Path | None = _env("INPUT_DIR", None, _path, "the engine's input folder")
     output_dir: Path | None = _env("OUTPUT_DIR", None, _path, "the engine's output folder")
     model_dir: Path | None = _env("MODEL_DIR", None, _path, "the engine's models folder")
+    model_roots: tuple[Path, ...] = _env(
+        "MODEL_ROOTS",
+        (),
+        _paths,
+        "more folders with models, separated by `:`; `/runpod-volume` and `/workspace` are looked at",
+    )
+    cache_dir: Path | None = _env(
+        "CACHE_DIR", None, _path, "where models fetched by URL are kept; one of comfyui-api's is taken"
+    )
+    cache_gb: float = _env(
+        "LRU_CACHE_SIZE_GB", 0.0, _number(0), "budget of that folder in GiB; 0: no limit"
+    )
+    allow_paths: tuple[Path, ...] = _env(
+        "ALLOW_PATHS", (), _paths, "folders whose files callers may name by path, separated by `:`"
+    )
+    read_ahead: bool = _env(
+        "READ_AHEAD", True, _flag, "read the warmup's models into memory while the engine boots"
+    )
     work_dir: Path | None = _env(
         "WORK_DIR", None, _path, "scratch for large bodies and conversions; default: a temp folder"
     )
@@ -218,6 +240,9 @@ class Settings:
 
     manifest: Path | None = _env(
         "MANIFEST", None, _path, "what `comfyfn manifest` installs and fetches (.yaml, .yml, .json)"
+    )
+    manifest_local_git: bool = _env(
+        "MANIFEST_LOCAL_GIT", False, _flag, "let a manifest name git repositories of this machine"
     )
     manifest_json: str = _env("MANIFEST_JSON", "", _text, "the same, as JSON text; it wins")
 
@@ -277,6 +302,18 @@ class Settings:
     max_input_mb: int = _env("MAX_INPUT_MB", 2048, _whole(1), "largest media input in MiB")
     fetch_timeout_s: float = _env(
         "FETCH_TIMEOUT_S", 600.0, _number(1), "longest time to fetch one media input"
+    )
+    max_model_gb: float = _env(
+        "MAX_MODEL_GB", 0.0, _number(0), "largest model a caller may have fetched, in GiB; 0: any"
+    )
+    download_timeout_s: float = _env(
+        "DOWNLOAD_TIMEOUT_S", 21600.0, _number(1), "longest time to fetch one model"
+    )
+    http_auth_origins: str = _env(
+        "HTTP_AUTH_ALLOWED_ORIGINS",
+        "",
+        _origins,
+        "origins of callers' URLs that HTTP_AUTH_HEADER_* is sent to; a manifest's get it anywhere",
     )
     hf_token: str = _secret("HF_TOKEN", "token for Hugging Face")
     hf_endpoint: str = _env("HF_ENDPOINT", "", _text, "another hub than https://huggingface.co")

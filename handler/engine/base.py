@@ -16,6 +16,7 @@ from handler.errors import EngineDied, InvalidWorkflow
 if TYPE_CHECKING:
     from handler.engine.events import End, EngineEvent
     from handler.engine.files import EngineFiles
+    from handler.engine.model_folders import ModelFolders
     from handler.graph.object_info import ObjectInfo
     from handler.records import Graph
 
@@ -75,6 +76,7 @@ class EnginePrompt:
 
 
 OnEvent = Callable[["EngineEvent"], None]
+MayLaunch = Callable[[], Awaitable[None]]
 OnState = Callable[[EngineState], None]
 WarmUp = Callable[[], Awaitable[None]]
 
@@ -109,8 +111,14 @@ class Engine(Protocol):
         `error` is the envelope of what it was given up for; there before FAILED is told.
         """
 
-    def prepare(self, on_state: OnState, warm_up: WarmUp) -> None:
-        """Set who is told of state changes, and what runs after each boot before READY."""
+    def prepare(
+        self, on_state: OnState, warm_up: WarmUp, may_launch: MayLaunch | None = None
+    ) -> None:
+        """Set who is told of state changes, and what runs after each boot before READY.
+
+        Args:
+            may_launch: awaited before each launch; raises BootFailed where there must be none.
+        """
 
     async def start(self) -> None:
         """Boot and warm up; later restarts happen by themselves.
@@ -144,4 +152,18 @@ class Engine(Protocol):
         """Read one class anew, before a request is refused for what may have changed."""
 
     async def models(self) -> dict[str, list[str]]:
-        """List the model files of every folder."""
+        """List the model files of every folder, as they are now."""
+
+    async def models_in(self, folder: str) -> list[str]:
+        """List the files of one model folder, as they are now.
+
+        Raises:
+            NotFound: the engine has no such folder.
+        """
+
+    async def model_folders(self) -> ModelFolders:
+        """Give the engine's registry of model folders; read at boot and kept.
+
+        Raises:
+            NotReady: it has not booted yet.
+        """

@@ -188,6 +188,16 @@ class ComfyClient:
         path = f"/models/{quote(folder, safe='')}"
         return _names(await self._get(path), path)
 
+    async def folder_paths(self) -> dict[str, list[str]]:
+        """Give the engine's own registry of model folders: name -> paths on its machine, in order.
+
+        Raises:
+            NotFound: an engine that does not tell.
+        """
+        path = "/internal/folder_paths"
+        told = _object(await self._get(path), path)
+        return {str(name): _names(paths, path) for name, paths in told.items()}
+
     async def upload(
         self, path: Path, name: str, subfolder: str = "", *, overwrite: bool = False
     ) -> str:

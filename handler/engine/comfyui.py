@@ -7,17 +7,19 @@ import contextlib
 import logging
 import time
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handler.engine.base import EnginePrompt, EngineState, OnEvent, OnState, WarmUp
+from handler.engine.base import EnginePrompt, EngineState, MayLaunch, OnEvent, OnState, WarmUp
 from handler.engine.boot import Site, launch
 from handler.engine.boot_report import findings, phases
 from handler.engine.client import ComfyClient
 from handler.engine.events import End, Succeeded
 from handler.engine.files import EngineFiles
+from handler.engine.model_folders import ModelFolders
 from handler.engine.patience import patience_for
 from handler.engine.runs import Runs
-from handler.errors import BootFailed, HandlerError, NotReady
+from handler.errors import BootFailed, HandlerError, NotFound, NotReady
 from handler.graph.object_info import ObjectInfo
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ class ComfyEngine:
         self._reason: str | None = "the engine boots"
         self._version: str | None = None
         self._info: ObjectInfo | None = None
+        self._model_folders: ModelFolders | None = None
         self._exited = asyncio.Event()
         self._booted = asyncio.Event()
         self._failures = 0
@@ -68,6 +71,7 @@ class ComfyEngine:
         self._report: dict[str, Any] = {}
         self._on_state: OnState = lambda _state: None
         self._warm_up: WarmUp = _nothing
+        self._may_launch: MayLaunch = _nothing
         self._lifecycle: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -103,8 +107,11 @@ class ComfyEngine:
 
     # -- life -----------------------------------------------------------------------------------
 
-    def prepare(self, on_state: OnState, warm_up: WarmUp) -> None:
+    def prepare(
+        self, on_state: OnState, warm_up: WarmUp, may_launch: MayLaunch | None = None
+    ) -> None:
         self._on_state, self._warm_up = on_state, warm_up
+        self._may_launch = may_launch or _nothing
 
     async def start(self) -> None:
         self._lifecycle = asyncio.create_task(self._live(), name="engine-life")
@@ -225,6 +232,7 @@ class ComfyEngine:
         begun = time.monotonic()
         if self._site.kind != "attached":
             if self._process is None:
+                await self._may_launch()
                 self._process = await asyncio.to_thread(launch, self._site)
             begun = self._process.started_at
             self._killed_for = None
@@ -266,12 +274,27 @@ class ComfyEngine:
     async def _learn_nodes(self) -> None:
         try:
             async with asyncio.timeout(self._settings.boot_limit_s):
-                self._info = ObjectInfo(await self._client.object_info())
+                info, folders = await asyncio.gather(
+                    self._client.object_info(), self._registry()
+                )
+            self._info, self._model_folders = ObjectInfo(info), folders
         except (HandlerError, TimeoutError) as error:
             raise self._boot_failed(f"the engine does not tell its nodes: {error}") from error
         # A socket that cannot be had is no reason to stay down: history answers as well, later.
         if not await self._runs.socket.wait_connected(ANSWER_LIMIT_S):
             log.warning("no WebSocket to the engine; runs are followed by /history until there is")
+
+    async def _registry(self) -> ModelFolders:
+        """Read where the engine looks for models; nowhere on this machine when it is attached."""
+        preferred = self._site.folders.models
+        try:
+            told = await self._client.folder_paths()
+        except NotFound:  # an engine without the route: its folders' names, below ours
+            names = await self._client.models()
+            told = {name: [str(preferred / name)] for name in names} if preferred else {}
+        shared = self._site.folders.shared
+        paths = {name: tuple(map(Path, given if shared else ())) for name, given in told.items()}
+        return ModelFolders(paths, preferred)
 
     async def _unstuck(self) -> None:
         """Wait out what a stalled warmup left: an engine killed for it never was ready."""
@@ -342,6 +365,14 @@ class ComfyEngine:
     async def refresh_class(self, class_type: str) -> None:
         found = await self._client.object_info(class_type)
         (await self.object_info()).replace(class_type, found.get(class_type) or {})
+
+    async def model_folders(self) -> ModelFolders:
+        if self._model_folders is None:
+            raise NotReady("the engine has not told its model folders yet")
+        return self._model_folders
+
+    async def models_in(self, folder: str) -> list[str]:
+        return await self._client.models_in(folder)
 
     async def models(self) -> dict[str, list[str]]:
         names = await self._client.models()
