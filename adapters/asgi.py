@@ -18,6 +18,8 @@ from starlette.routing import BaseRoute, Route
 from adapters.asgi_answer import AnswerResponse, accepted_form
 from adapters.asgi_body import JsonBodies
 from adapters.asgi_docs import docs_routes
+from adapters.asgi_json import Json
+from adapters.asgi_models import model_routes
 from adapters.asgi_origin import OwnOriginOnly, is_loopback
 from handler.errors import (
     HandlerError,
@@ -61,16 +63,6 @@ class AnyText(Convertor[str]):
 
 
 register_url_convertor("any_text", AnyText())
-
-
-class Json(Response):
-    """A JSON answer."""
-
-    media_type = "application/json; charset=utf-8"
-
-    def render(self, content: Any) -> bytes:
-        """Encode with orjson."""
-        return orjson.dumps(content, option=orjson.OPT_NON_STR_KEYS)
 
 
 def make_app(handler: Handler, settings: Settings, scratch: Path | None = None) -> Starlette:
@@ -132,7 +124,7 @@ class Routes:
             Route("/interrupt", self.interrupt, methods=["POST"]),
             Route("/jobs/{id:any_text}/events", self.job_events, methods=["GET"]),
             Route("/jobs/{id:any_text}", self.job, methods=["GET"]),
-            Route("/models", self.models, methods=["GET"]),
+            *model_routes(self._handler, self._bodies),
             Route("/health", self.health, methods=["GET"]),
             Route("/ready", self.ready, methods=["GET"]),
             Route("/health/startup", self.health_startup, methods=["GET"]),
@@ -201,10 +193,6 @@ class Routes:
                 hint="finished jobs are kept for JOB_RETENTION_S, in this worker's memory only",
             )
         return job
-
-    async def models(self, _request: Request) -> Response:
-        """List the model files by folder."""
-        return Json(await self._handler.models())
 
     # -- probes ---------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic.json_schema import models_json_schema
 
 from adapters.openapi_models import ANSWERS
+from handler.models.download_request import DownloadRequest
 from handler.payload import PromptRequest
 from handler.version import VERSION
 
@@ -51,7 +52,7 @@ PROBES = {
 
 def document() -> dict[str, Any]:
     """Make the document, OpenAPI 3.1."""
-    requests = [(PromptRequest, "validation")]
+    requests = [(PromptRequest, "validation"), (DownloadRequest, "validation")]
     answers = [(model, "serialization") for model in ANSWERS]
     _, schemas = models_json_schema([*requests, *answers], ref_template=REF)  # type: ignore[list-item]
     return {
@@ -73,6 +74,13 @@ def _paths() -> dict[str, Any]:
         "/jobs/{id}": {"get": _get("get_job", "Tell how a job is", "JobAnswer", job_id=True)},
         "/jobs/{id}/events": {"get": _events()},
         "/models": {"get": _models()},
+        "/download": {"post": _download()},
+        "/downloads": {"get": _get("list_downloads", "List the downloads", "DownloadsAnswer")},
+        "/downloads/{id}": {
+            "get": _one_download("get_download", "Tell how a download is"),
+            "delete": _one_download("delete_download", "End a download"),
+        },
+        "/downloads/{id}/cancel": {"post": _one_download("cancel_download", "End a download")},
         **{path: {"get": _get(*probe)} for path, probe in PROBES.items()},
     }
 
@@ -80,7 +88,8 @@ def _paths() -> dict[str, Any]:
 def _tagged(paths: dict[str, Any]) -> dict[str, Any]:
     """Sort the operations under the headings that the page shows."""
     for path, methods in paths.items():
-        heading = "health" if path in PROBES else "models" if path == "/models" else "jobs"
+        of_models = path.startswith(("/models", "/download"))
+        heading = "health" if path in PROBES else "models" if of_models else "jobs"
         for operation in methods.values():
             operation["tags"] = [heading]
     return paths
@@ -105,7 +114,7 @@ def _prompt() -> dict[str, Any]:
         "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
         "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "inv"}},
     }
-    examples = {
+    examples: dict[str, Any] = {
         "an image from nothing": {"value": {"prompt": MINIMAL_GRAPH}},
         "an image sent along": {"value": {"prompt": embedded}},
         "converted to WebP": {
@@ -114,6 +123,13 @@ def _prompt() -> dict[str, Any]:
                 "convert_output": {"format": "webp", "options": {"quality": 90}},
             }
         },
+    }
+    bearer = {"type": "bearer", "token": "the token that files.example.com gave you"}
+    examples["files that want a login"] = {
+        "value": {
+            "prompt": MINIMAL_GRAPH,
+            "credentials": [{"url_pattern": "https://files.example.com/**", "auth": bearer}],
+        }
     }
     body = _json("PromptRequest")
     body["application/json"]["examples"] = examples
@@ -188,6 +204,49 @@ def _models() -> dict[str, Any]:
             },
             "502": _answer("The engine did not answer.", "ErrorAnswer"),
             "503": _answer("The worker is not ready.", "ErrorAnswer"),
+        },
+    }
+
+
+def _download() -> dict[str, Any]:
+    body = _json("DownloadRequest")
+    examples: dict[str, dict[str, Any]] = {
+        "in the background": {"url": "https://example.com/models/add-detail.safetensors"},
+        "waiting for it": {"url": "s3://my-bucket/detail.safetensors", "wait": True},
+    }
+    body["application/json"]["examples"] = {
+        name: {"value": {**keys, "model_type": "loras"}} for name, keys in examples.items()
+    }
+    told = ("400", "413", "415", "500", "502", "503")
+    return {
+        "summary": "Fetch a file into a model folder",
+        "description": (
+            "Fetches a file once, checks it, and puts it where the engine looks for models. "
+            "`wait` answers when it is there; a client that goes away does not end it. "
+            "In the background a download ends as `GET /downloads/{id}` tells."
+        ),
+        "operationId": "download",
+        "requestBody": {"required": True, "content": body},
+        "responses": {
+            "200": _answer("It is there.", "DownloadCompleted"),
+            "202": _answer("It goes on in the background.", "DownloadStarted"),
+            **{status: _answer(ERRORS[status], "ErrorAnswer") for status in told},
+            "409": _answer("Another file has that name.", "ErrorAnswer"),
+            "429": _answer("Too many downloads wait already.", "ErrorAnswer"),
+            "499": _answer("The download was cancelled.", "ErrorAnswer"),
+            "507": _answer("The disk is full.", "ErrorAnswer"),
+        },
+    }
+
+
+def _one_download(name: str, about: str) -> dict[str, Any]:
+    return {
+        "summary": about,
+        "operationId": name,
+        "parameters": [_id_parameter()],
+        "responses": {
+            "200": _answer("How it is.", "DownloadRecord"),
+            "404": _answer("No such download is known here.", "ErrorAnswer"),
         },
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
@@ -125,6 +125,50 @@ class JobAnswer(BaseModel):
     position: int | None = Field(description="jobs before this one; 0 is with the engine")
 
 
+class DownloadStarted(BaseModel):
+    """A download that goes on in the background; `GET /downloads/{id}` tells how it is."""
+
+    id: str
+    url: str = Field(description="as it was sent, without what may be secret")
+    model_type: str
+    filename: str = Field(description="as far as it is known before the source has answered")
+    status: Literal["started"]
+
+
+class DownloadCompleted(BaseModel):
+    """A file that is in its folder."""
+
+    id: str
+    url: str = Field(description="as it was sent, without what may be secret")
+    model_type: str
+    filename: str
+    status: Literal["completed"]
+    size: int = Field(description="bytes")
+    duration: float = Field(description="seconds")
+
+
+class DownloadRecord(BaseModel):
+    """How a download is."""
+
+    id: str
+    url: str = Field(description="without user, password and values of its query")
+    model_type: str
+    filename: str
+    status: Literal["started", "completed", "failed"]
+    done: int = Field(description="bytes that are here")
+    total: int | None = Field(description="bytes of the file, once the source told")
+    bytes_per_s: int
+    size: int | None = Field(description="bytes, once it is completed")
+    duration: float | None = Field(description="seconds, once it is completed")
+    error: ErrorAnswer | None = Field(description="code `cancelled` where somebody asked for it")
+
+
+class DownloadsAnswer(BaseModel):
+    """The downloads that are known, newest first."""
+
+    downloads: list[DownloadRecord]
+
+
 class ProbeAnswer(BaseModel):
     """A probe's answer."""
 
@@ -148,6 +192,10 @@ ANSWERS = (
     InterruptRequest,
     InterruptAnswer,
     JobAnswer,
+    DownloadStarted,
+    DownloadCompleted,
+    DownloadRecord,
+    DownloadsAnswer,
     ProbeAnswer,
     HealthAnswer,
 )

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from download import download
 from footprint import BOOT_S, big, body, cold, leak
 from goals import goal_table, judge
 from import_time import imports
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     from report import Figures, Measured
 
-MEASURES = ("latency", "load", "cold", "leak", "big", "body", "imports")
+MEASURES = ("latency", "load", "cold", "leak", "big", "body", "imports", "download")
 BODY_LIMIT = {"MAX_BODY_SIZE_MB": "200"}
 
 
@@ -55,9 +56,13 @@ class Effort:
     big_mb: int = 200
     body: int = 3
     imports: int = 7
+    download: int = 3
+    download_mib: int = 1024
 
 
-QUICK = Effort(latency=3, load=2, load_s=1.5, cold=3, leak_s=40.0, big=2, body=2, imports=3)
+QUICK = Effort(
+    latency=3, load=2, load_s=1.5, cold=3, leak_s=40.0, big=2, body=2, imports=3, download=1
+)
 
 
 def measure(
@@ -76,6 +81,9 @@ def measure(
         "big": lambda: big(made(), effort.big, effort.big_mb),
         "body": lambda: body(made(env=BODY_LIMIT), effort.body),
         "imports": lambda: asyncio.to_thread(imports, effort.imports),
+        "download": lambda: asyncio.to_thread(
+            download, effort.download, effort.download_mib, scratch
+        ),
     }
     return table[name]()
 
@@ -127,11 +135,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--targets-file", type=Path, action="append", default=[],
                         help="more targets, a TOML file like targets.toml")  # fmt: skip
     parser.add_argument("--product", default="comfyfn", help="the target held to the goals")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: about 2 minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: about 3 minutes")
     parser.add_argument("--rounds", type=int, help="rounds of every measure")
     parser.add_argument("--seconds", type=float, help="of one burst of load")
     parser.add_argument("--requests", type=int, help="of leak")
     parser.add_argument("--size-mb", type=int, help="of the output of big, in MiB")
+    parser.add_argument("--file-mb", type=int, help="of each file of download, in MiB")
     parser.add_argument("--scratch", type=Path, default=REPO / "bench-scratch")
     parser.add_argument("--json", type=Path, help="default: results/bench.json in the scratch")
     parser.add_argument("--strict", action="store_true", help="exit 1 when a goal is missed")
@@ -143,7 +152,9 @@ def effort_of(args: argparse.Namespace) -> Effort:
     given: dict[str, Any] = {}
     if args.rounds:
         given |= dict.fromkeys(("latency", "load", "cold", "big", "body", "imports"), args.rounds)
+        given["download"] = args.rounds
     named = {"load_s": args.seconds, "leak_requests": args.requests, "big_mb": args.size_mb}
+    named["download_mib"] = args.file_mb
     given |= {name: value for name, value in named.items() if value is not None}
     return dataclasses.replace(effort, **given)
 

@@ -1,186 +1,176 @@
-"""Fetch three files of 1 GiB from nginx on loopback: unthrottled, and at 30 MB/s a connection.
-
-    python benchmarks/download.py                 # both, three rounds, next to the goals
-    python benchmarks/download.py --rounds 1 --mib 256
-    python benchmarks/download.py --sha256        # with a hash to check
-
-CPU is that of this process (user and system), which holds nothing but the downloader; nginx shares
-the machine. Files and configuration lie in bench-scratch/files.
-"""
+"""Three large files from nginx: how long they take, what CPU they cost, and beside a boot."""
 
 from __future__ import annotations
 
-import argparse
-import asyncio
 import contextlib
-import cProfile
-import hashlib
 import json
+import os
 import resource
 import shutil
-import socket
-import statistics
-import struct
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-REPO = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(REPO))
-
-from handler.inputs.address import AddressPolicy  # noqa: E402
-from handler.transfer.download import Downloader  # noqa: E402
-from handler.transfer.http_source import HttpSource  # noqa: E402
-from handler.transfer.records import Wanted  # noqa: E402
-from handler.transfer.threads import Threads  # noqa: E402
+from files_served import FILES, FREE, SLOW, free_port, make_files, names, nginx
+from processes import cpu_s, family, kill
+from report import Measured, Table, median, spread
+from specs import HERE, REPO
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FILES = 3
-GOALS = {"unthrottled": {"wall": 6.0, "cpu": 4.0}, "30 MB/s": {"wall": 20.0, "cpu": None}}
-CONF = """
-worker_processes 1; pid {d}/nginx.pid; error_log {d}/error.log;
-events {{ worker_connections 256; }}
-http {{
-  access_log off; sendfile on; root {d}/www;
-  client_body_temp_path {d}/a; proxy_temp_path {d}/b; fastcgi_temp_path {d}/c;
-  uwsgi_temp_path {d}/d; scgi_temp_path {d}/e;
-  server {{ listen 127.0.0.1:{free}; }}
-  server {{ listen 127.0.0.1:{slow}; limit_rate 30m; }}
-}}
-"""
+PRODUCT, CURL = "comfyfn", "curl"
+BOOT_S = 10.0
+READY_S = 120.0
+ENGINE_MARK = "local_server.engine"
+COLD = "cold start"
+LAST_LINES = 5
 
 
-def make_files(folder: Path, mib: int) -> None:
-    """Write safetensors files of noise: a header, then one tensor."""
-    folder.mkdir(parents=True, exist_ok=True)
-    size = mib << 20
-    header = json.dumps({"w": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).encode()
-    for number in range(FILES):
-        path = folder / f"m{number}.safetensors"
-        if path.exists() and path.stat().st_size == 8 + len(header) + size:
-            continue
-        with path.open("wb") as file, open("/dev/urandom", "rb") as noise:
-            file.write(struct.pack("<Q", len(header)) + header)
-            for _ in range(mib):
-                file.write(noise.read(1 << 20))
+def download(rounds: int, mib: int, scratch: Path) -> Measured:
+    """Fetch `FILES` files of `mib` MiB at once, in a fresh process each round.
+
+    `curl` fetches them at once, too, over one connection each: the floor of what CPU it takes, and
+    what one connection a file gives. The cold start is a whole server: three models in a manifest,
+    over an engine that boots in `BOOT_S` seconds.
+    """
+    head = ("what", "by", "n", "wall s", "MiB/s", "CPU s")
+    measured = Measured(Table(f"download: {FILES} files of {mib} MiB from nginx", head))
+    scratch.mkdir(parents=True, exist_ok=True)
+    if why := _cannot(mib, scratch):
+        measured.table.notes.append(f"not measured: {why}")
+        return measured
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="download-") as name:
+        folder = Path(name)
+        make_files(folder / "www", mib)
+        with nginx(folder) as addresses:
+            for number in range(rounds):
+                for kind, by in ((FREE, CURL), (FREE, PRODUCT), (SLOW, PRODUCT)):
+                    with _target(folder) as target:
+                        figures = _fetched(by, addresses[kind], target)
+                    found.setdefault((kind, by), []).append(figures)
+                if number == 0:
+                    _cold_starts(measured, folder, addresses[SLOW])
+    _report(measured, found, mib)
+    return measured
+
+
+def _cannot(mib: int, scratch: Path) -> str:
+    if missing := [name for name in ("nginx", CURL) if shutil.which(name) is None]:
+        return f"{' and '.join(missing)} not on the PATH"
+    need, free = (2 * FILES + 1) * (mib << 20), shutil.disk_usage(scratch).free
+    if free < need:
+        return f"{need >> 30} GiB of disk are needed in {scratch}, {free >> 30} GiB are free"
+    return ""
 
 
 @contextlib.contextmanager
-def nginx(scratch: Path) -> Iterator[dict[str, int]]:
-    """Run nginx on two free ports for the time of a block."""
-    with socket.socket() as one, socket.socket() as two:
-        one.bind(("127.0.0.1", 0))
-        two.bind(("127.0.0.1", 0))
-        ports = {"unthrottled": one.getsockname()[1], "30 MB/s": two.getsockname()[1]}
-    conf = scratch / "nginx.conf"
-    conf.write_text(CONF.format(d=scratch, free=ports["unthrottled"], slow=ports["30 MB/s"]))
-    with subprocess.Popen(["nginx", "-c", conf, "-g", "daemon off;"]) as process:
-        deadline = time.monotonic() + 10
-        for port in ports.values():
-            while time.monotonic() < deadline:
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                    break
-                time.sleep(0.02)
+def _target(folder: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(dir=folder) as name:
+        yield Path(name)
+
+
+def _fetched(by: str, address: str, target: Path) -> tuple[float, float]:
+    """Wall and CPU seconds of one round."""
+    urls = [f"{address}/{name}" for name in names()]
+    if by == PRODUCT:
+        command = [sys.executable, str(HERE / "fetch_files.py"), str(target), *urls]
+        told = json.loads(subprocess.check_output(command))
+        return told["wall_s"], told["cpu_s"]
+    command = [CURL, "--no-progress-meter", "--fail", "--parallel", "--remote-name-all", *urls]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    began = time.perf_counter()
+    subprocess.run(command, cwd=target, check=True)
+    wall = time.perf_counter() - began
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _report(
+    measured: Measured, found: dict[tuple[str, str], list[tuple[float, float]]], mib: int
+) -> None:
+    table = measured.table
+    for (kind, by), figures in found.items():
+        wall, cpu = ([figure[place] for figure in figures] for place in (0, 1))
+        measured.figures.setdefault(by, {})[kind] = {"wall_s": wall, "cpu_s": cpu, "mib": mib}
+        rate = FILES * mib / median(wall)
+        row = (kind, by, str(len(figures)), spread(wall, 2), f"{rate:.0f}", spread(cpu, 2))
+        table.rows.append(row)
+    cold = measured.figures[PRODUCT].get(COLD)
+    if cold:
+        alone = f"boot of {BOOT_S:g} s alone: process start to ready"
+        both = f"the same with the files in its manifest, {SLOW}"
+        table.rows.append((alone, PRODUCT, "1", f"{cold['boot_s']:.2f}", "-", "-"))
+        cpu_of_server = f"{cold['cpu_s']:.2f}"
+        table.rows.append((both, PRODUCT, "1", f"{cold['both_s']:.2f}", "-", cpu_of_server))
+        table.notes.append("CPU of the cold start is that of the whole server without its engine")
+    table.notes.append("nginx, its client and the disk share the machine; headers are checked")
+
+
+def _cold_starts(measured: Measured, folder: Path, address: str) -> None:
+    """Start a server without and with the files in its manifest; the second round's figures."""
+    models = {"before_start": [{"url": f"{address}/{n}", "folder": "vae"} for n in names()]}
+    manifest = json.dumps({"models": models})
+    try:
+        boot_s, _ = _cold_start(folder, {})
+        both_s, server_cpu_s = _cold_start(folder, {"MANIFEST_JSON": manifest})
+    except RuntimeError as error:
+        measured.table.notes.append(f"no cold start: {error}")
+        return
+    figures = {"boot_s": boot_s, "both_s": both_s, "cpu_s": server_cpu_s}
+    measured.figures.setdefault(PRODUCT, {})[COLD] = figures
+
+
+def _cold_start(folder: Path, env: dict[str, str]) -> tuple[float, float]:
+    """Seconds from a server's start to ready, and the CPU it took.
+
+    Raises:
+        RuntimeError: it ended, or was not ready in time.
+    """
+    with _target(folder) as home, (home / "log").open("w+b") as log:
+        port = free_port()
+        given = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "HOST": "127.0.0.1",
+            "PORT": str(port),
+            "COMFYUI_PORT_HOST": str(free_port()),
+            "MODEL_DIR": str(home / "models"),
+            "CACHE_DIR": str(home / "cache"),
+            "COMFYFN_TEST_FAULTS": "true",
+            "COMFY_ARGS": f"--test-boot-seconds {BOOT_S:g}",
+            **env,
+        }
+        began = time.perf_counter()
+        process = subprocess.Popen(
+            [sys.executable, "-m", "local_server.cli", "serve"],
+            cwd=REPO, env=given, stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
         try:
-            yield ports
+            while not _is_ready(port):
+                if process.poll() is not None or time.perf_counter() - began > READY_S:
+                    log.seek(0)
+                    last = log.read().decode().splitlines()[-LAST_LINES:]
+                    raise RuntimeError("the server is not ready: " + " | ".join(last))
+                time.sleep(0.05)
+            wall = time.perf_counter() - began
+            there = sorted(path.name for path in (home / "models").rglob("*.safetensors"))
+            if env and there != names():
+                raise RuntimeError(f"ready without its models: {there}")
+            return wall, cpu_s(family(process.pid, ENGINE_MARK))
         finally:
-            process.terminate()
+            kill(process.pid)
+            process.wait()
 
 
-def cpu() -> float:
-    """Give the CPU seconds of this process so far."""
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
-
-
-async def fetch_all(port: int, target: Path, hashes: dict[str, str]) -> tuple[float, float]:
-    """Fetch the files and give wall and CPU seconds."""
-    threads = Threads()
-    source = HttpSource(AddressPolicy("127.0.0.1"), threads)
-    downloader = Downloader(lambda _: source, threads=threads)
-    began, used = time.monotonic(), cpu()
-    await asyncio.gather(
-        *(
-            downloader.download(
-                Wanted(f"http://127.0.0.1:{port}/{name}", target / name, hashes.get(name))
-            )
-            for name in (f"m{number}.safetensors" for number in range(FILES))
-        )
-    )
-    figures = time.monotonic() - began, cpu() - used
-    await downloader.close()
-    return figures
-
-
-def one(port: int, target: Path, hashes: dict[str, str]) -> None:
-    """Do one round in this process and print it; started by `main` for each."""
-    print(json.dumps(asyncio.run(fetch_all(port, target, hashes))))
-
-
-def rounds(
-    args: argparse.Namespace, port: int, scratch: Path, hashes: dict[str, str]
-) -> list[list[float]]:
-    """Run the rounds, each in a fresh process."""
-    found = []
-    for _ in range(args.rounds):
-        with tempfile.TemporaryDirectory(dir=scratch) as target:
-            command = [sys.executable, __file__, "--one", str(port), target, json.dumps(hashes)]
-            found.append(json.loads(subprocess.check_output(command)))
-    return found
-
-
-def main() -> None:
-    """Read the arguments, measure, and print a table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--mib", type=int, default=1024, help="size of each file")
-    parser.add_argument("--sha256", action="store_true", help="have the files hashed and checked")
-    parser.add_argument("--profile", action="store_true", help="profile one unthrottled round")
-    parser.add_argument("--strict", action="store_true", help="a missed goal is the exit status 1")
-    parser.add_argument("--scratch", type=Path, default=REPO / "bench-scratch" / "files")
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.one:
-        return one(int(args.one[0]), Path(args.one[1]), json.loads(args.one[2]))
-    if shutil.which("nginx") is None:
-        sys.exit("nginx is not on the PATH")
-    scratch = args.scratch.resolve()
-    make_files(scratch / "www", args.mib)
-    hashes = {}
-    if args.sha256:
-        for path in (scratch / "www").iterdir():
-            with path.open("rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    missed = False
-    with nginx(scratch) as ports:
-        if args.profile:
-            with tempfile.TemporaryDirectory(dir=scratch) as target, cProfile.Profile() as profile:
-                asyncio.run(fetch_all(ports["unthrottled"], Path(target), hashes))
-            profile.print_stats("tottime")
-            return None
-        print(f"three files of {args.mib} MiB, {'hashed' if hashes else 'header checked'}\n")
-        print("| nginx | wall s | CPU s | goal: wall, CPU | |\n|---|---|---|---|---|")
-        for kind, port in ports.items():
-            figures = rounds(args, port, scratch, hashes)
-            goal = GOALS[kind]
-            cells, good = [], True
-            for place, name in enumerate(("wall", "cpu")):
-                values = [figure[place] for figure in figures]
-                median = statistics.median(values)
-                cells.append(f"{median:.2f} [{min(values):.2f}..{max(values):.2f}]")
-                good &= goal[name] is None or median <= goal[name]
-            missed |= not good
-            goals = f"{goal['wall']:g}, {goal['cpu'] or '-'}"
-            print(f"| {kind} | {cells[0]} | {cells[1]} | {goals} | {'met' if good else 'missed'} |")
-    return sys.exit(1) if missed and args.strict else None
-
-
-if __name__ == "__main__":
-    main()
+def _is_ready(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:  # no listener yet, or 503
+        return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from files_served import FREE, SLOW
 from report import Table, median
 
 if TYPE_CHECKING:
@@ -24,6 +25,10 @@ RSS_MB = 150.0
 # Flat: what the server holds at the end over what it held after a quarter of the requests.
 RSS_GROWTH_MB = 10.0
 BIG_GROWTH_MB = 64.0
+# Three files of 1 GiB: seconds of wall clock and of CPU; None for none set.
+DOWNLOAD_S = {FREE: (6.0, 4.0), SLOW: (20.0, None)}
+# The longer of boot and download, not their sum: what may be lost between them.
+OVERLAP_S = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +53,7 @@ def judge(figures: dict[str, Figures], product: str) -> list[Verdict]:
     for name, goals in (("latency", _latency), ("load", _load)):
         if name in figures:
             verdicts += goals(of_product[name], figures[name].get(FLOOR, {}))
-    for name, alone in (("cold", _cold), ("leak", _leak), ("big", _big)):
+    for name, alone in (("cold", _cold), ("leak", _leak), ("big", _big), ("download", _download)):
         if name in figures:
             verdicts += alone(of_product[name])
     verdicts += [_without_errors(name, found) for name, found in of_product.items() if found]
@@ -131,6 +136,27 @@ def _big(found: Figures) -> Iterator[Verdict]:
         yield _not_measured(goal, limit)
         return
     yield Verdict(goal, f"{max(growth):.0f} MB", limit, max(growth) < BIG_GROWTH_MB)
+
+
+def _download(found: Figures) -> Iterator[Verdict]:
+    for kind, limits in DOWNLOAD_S.items():
+        figures = found.get(kind, {})
+        for name, most, key in zip(("wall", "CPU"), limits, ("wall_s", "cpu_s"), strict=True):
+            if most is None:
+                continue
+            goal = f"three files, {kind}: {name}"
+            if not figures:
+                yield _not_measured(goal, f"<= {most:g} s")
+                continue
+            scaled, took = most * figures["mib"] / 1024, median(figures[key])
+            yield Verdict(goal, f"{took:.2f} s", f"<= {scaled:.2f} s", took <= scaled)
+    goal, cold = "three files beside a boot", found.get("cold start")
+    if not cold or SLOW not in found:
+        yield _not_measured(goal, "the longer of the two")
+        return
+    longer, took = max(cold["boot_s"], median(found[SLOW]["wall_s"])), cold["both_s"]
+    limit = f"<= {longer:.1f} s, the longer of the two, + {OVERLAP_S:g} s"
+    yield Verdict(goal, f"{took:.1f} s", limit, took <= longer + OVERLAP_S)
 
 
 def goal_table(verdicts: list[Verdict], product: str) -> Table:

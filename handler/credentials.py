@@ -28,7 +28,13 @@ _OURS = frozenset(
 class _AuthModel(BaseModel):
     """The base of all: frozen, unknown keys ignored, nothing of the input in a fault's text."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        # It has a default for us only: a request must tell which auth it is.
+        json_schema_extra=lambda schema: schema["required"].insert(0, "type"),
+    )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}>"
@@ -133,9 +139,22 @@ class Credential(BaseModel):
             else is literal, and the whole URL must match, its query included.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        json_schema_extra={"description": "For which URLs an auth is meant."},
+    )
 
-    url_pattern: Annotated[str, Field(min_length=1, max_length=_LONGEST_PATTERN)]
+    url_pattern: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=_LONGEST_PATTERN,
+            description="`*` is any run without a slash, `**` any run, `?` any one character; all "
+            "else is literal, and the whole URL must match, its query included",
+        ),
+    ]
     auth: Auth
 
     def __repr__(self) -> str:

@@ -253,6 +253,14 @@ class InternalFault(PlatformError):
 
     default_retryable = False
 
+    @classmethod
+    def of(cls, error: Exception) -> Self:
+        """Give the fault of an unforeseen exception, without its text, which may tell much."""
+        what = f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else ""
+        fault = cls(f"internal fault: {what or type(error).__name__}", hint="see the log")
+        fault.__cause__ = error
+        return fault
+
 
 class EngineDied(PlatformError):
     """The engine's process ended while it had the job."""

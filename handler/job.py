@@ -60,8 +60,8 @@ class JobEvent:
 
     Attributes:
         seq: counts from 1 within the job.
-        type: `phase`, `progress`, `output`, `preview`, or the end: `succeeded`, `failed`,
-            `cancelled`.
+        type: `phase`, `download`, `progress`, `output`, `preview`, or the end: `succeeded`,
+            `failed`, `cancelled`.
         data: JSON-safe.
     """
 
@@ -141,6 +141,14 @@ class Job:
             self._drop_a_step()
         if kind == "preview":
             self._keep_events(lambda event: event.type != "preview")  # only the newest is news
+        elif kind == "download":  # likewise, of each input
+            place = (data["node_id"], data["input"])
+            self._keep_events(
+                lambda event: (
+                    event.type != "download"
+                    or (event.data["node_id"], event.data["input"]) != place
+                )
+            )
         self._events.append(
             JobEvent(self._seq, kind, data if kind == "preview" else shortened(data))
         )
@@ -155,13 +163,13 @@ class Job:
     def _drop_a_step(self) -> None:
         """Make room: steps of progress go before anything that tells what happened."""
         for index, event in enumerate(self._events):
-            if event.type == "progress":
+            if event.type in {"progress", "download"}:
                 del self._events[index]
                 return
 
     def compact(self) -> None:
         """Keep the events that tell what happened, without the steps in between."""
-        self._keep_events(lambda event: event.type not in {"progress", "preview"})
+        self._keep_events(lambda event: event.type not in {"progress", "preview", "download"})
 
     def _keep_events(self, wanted: Callable[[JobEvent], bool]) -> None:
         self._events = collections.deque(filter(wanted, self._events), maxlen=EVENTS_KEPT)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from handler.credentials import Credential
 from handler.errors import InvalidPayload, WorkflowFormatUi
 from handler.graph.nearest import nearest
 from handler.graph.ui_format import is_ui_format
 from handler.media.options import ConvertOutput
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 # comfyui-api's keys whose work this version does not do. Dropping them silently would look like
 # a job done: the caller is told instead.
 NOT_YET = (
-    "credentials",
     "webhook",
     "webhook_v2",
     "s3",
@@ -24,6 +27,8 @@ NOT_YET = (
 )
 
 MISSPELT = 0.8
+MOST_CREDENTIALS = 100
+_NO_TYPE = "`type` must be one of bearer, basic, header, query, s3"
 
 EXAMPLE_GRAPH: dict[str, Any] = {
     "1": {
@@ -49,13 +54,17 @@ class PromptRequest(BaseModel):
     """The body of `POST /prompt`. Unknown keys are ignored, as comfyui-api does."""
 
     model_config = ConfigDict(
-        extra="ignore", json_schema_extra={"examples": [{"prompt": EXAMPLE_GRAPH}]}
+        extra="ignore",
+        hide_input_in_errors=True,
+        json_schema_extra={"examples": [{"prompt": EXAMPLE_GRAPH}]},
     )
 
     prompt: dict[str, Any] = Field(
         description=(
             "The graph in ComfyUI's API format: node id -> `{class_type, inputs, _meta?}`. A file "
-            "input takes an http(s) URL, a data URI, base64, or a name in the input folder."
+            "input takes a URL (http(s), s3, gs, a link of Hugging Face or Azure), a data URI, "
+            "base64, or a name in the input folder. An input that lists models takes a URL, a name "
+            "of the manifest's catalogue, or a file name."
         )
     )
     id: Annotated[str, Field(min_length=1, max_length=512)] | None = Field(
@@ -75,6 +84,20 @@ class PromptRequest(BaseModel):
     include_temp: bool = Field(False, description="Give temporary previews as outputs, too.")
     previews: bool = Field(False, description="Send pictures of the work so far as events.")
     timeouts: Timeouts | None = None
+    credentials: list[Credential] = Field(
+        default_factory=list,
+        max_length=MOST_CREDENTIALS,
+        repr=False,
+        description=(
+            "What is sent to get at protected files: the first entry whose `url_pattern` is of the "
+            "URL counts. Kept in memory for this job only, never in an answer or a log."
+        ),
+    )
+
+    @field_validator("credentials", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: Any) -> Any:
+        return [] if value is None else value
 
     @field_validator("prompt", mode="before")
     @classmethod
@@ -95,7 +118,7 @@ def parse_payload(raw: Any) -> PromptRequest:
         )
     if "prompt" not in raw:
         _tell_a_bare_graph(raw)
-    _tell_misspelt_keys(raw)
+    refuse_misspelt(raw, [*PromptRequest.model_fields, *NOT_YET])
     later = [key for key in NOT_YET if raw.get(key) not in (None, "", False)]
     if later:
         raise InvalidPayload(
@@ -123,9 +146,13 @@ def _tell_a_bare_graph(raw: dict[str, Any]) -> None:
         )
 
 
-def _tell_misspelt_keys(raw: dict[str, Any]) -> None:
-    """Unknown keys are ignored, as comfyui-api does, unless one is nearly a known one."""
-    known = [*PromptRequest.model_fields, *NOT_YET]
+def refuse_misspelt(raw: dict[str, Any], known: Iterable[str]) -> None:
+    """Unknown keys are ignored, as comfyui-api does, unless one is nearly a known one.
+
+    Raises:
+        InvalidPayload: naming the key, and the one that was meant.
+    """
+    known = list(known)
     for key in (key for key in raw if key not in known):
         near = nearest(key, known, limit=1, cutoff=MISSPELT)
         if near:
@@ -139,7 +166,11 @@ def _tell_misspelt_keys(raw: dict[str, Any]) -> None:
 def invalid_payload(error: ValidationError) -> InvalidPayload:
     """Turn pydantic's faults into ours, without the values: they may be secret or large."""
     faults = [
-        {"location": ".".join(str(part) for part in fault["loc"]), "message": fault["msg"]}
+        {
+            "location": ".".join(str(part) for part in fault["loc"]),
+            # Pydantic's own text has the value in it.
+            "message": _NO_TYPE if fault["type"] == "union_tag_invalid" else fault["msg"],
+        }
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     ]
     first = faults[0]

@@ -20,7 +20,6 @@ import orjson
 from handler.engine.base import Engine, EngineState, GraphRefused, NeverStarted
 from handler.engine.events import Started
 from handler.errors import (
-    BootFailed,
     Draining,
     HandlerError,
     InternalFault,
@@ -32,19 +31,22 @@ from handler.errors import (
 )
 from handler.health import Health, HealthReport
 from handler.job import Job, JobBoard, JobEvent, Phase, shortened
+from handler.models.downloads import Downloads
 from handler.payload import PromptRequest, parse_payload
 from handler.pipeline.execute import Recorder, engine_prompt, judge_end
 from handler.pipeline.faults import graph_refused
-from handler.pipeline.run import JobFolder, run_pipeline
+from handler.pipeline.run import run_pipeline
 from handler.pipeline.stages import Parts, Prepared, Ran, Received
 from handler.slots import Slots
-from handler.warmup import warmup_payload
+from handler.startup import Startup
+from handler.wind_down import WindDowns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from handler.engine.base import OnEvent
-    from handler.engine.events import End, EngineEvent
+    from handler.engine.events import EngineEvent
+    from handler.manifest.start import ManifestStart
     from handler.wire import Answer
 
 log = logging.getLogger("comfyfn.service")
@@ -54,8 +56,8 @@ RESUBMITS = 3
 class Handler:
     """One worker: `start`, then `handle`, `stream`, `cancel`, `health`; `drain` and `stop`."""
 
-    def __init__(self, parts: Parts) -> None:
-        """Take the wired parts; see `handler.build.build_handler`."""
+    def __init__(self, parts: Parts, manifest: ManifestStart | None = None) -> None:
+        """Take the wired parts, see `handler.build.build_handler`, and what is to be installed."""
         self._parts = parts
         self._settings = parts.settings
         self._engine: Engine = parts.engine
@@ -65,11 +67,18 @@ class Handler:
         self._started = False
         self._draining = False
         self._boot_error: HandlerError | None = None
-        self._warmup: dict[str, Any] | None = None
         self._busy_s: deque[float] = deque(maxlen=32)
-        self._winding_down: set[asyncio.Task[Any]] = set()
+        self._winding_down = WindDowns(parts, self._slots)
         self._closing: set[asyncio.Task[Any]] = set()
-        self._engine.prepare(self._engine_changed, self._warm_up)
+        self.downloads = Downloads(
+            parts.models,
+            parts.engine,
+            ready=self._engine_told_its_nodes,
+            admit=parts.downloader.admit,
+            retention_s=parts.settings.job_retention_s,
+        )
+        self._startup = Startup(parts, manifest)
+        self._engine.prepare(self._engine_changed, self._startup.warm_up, self._startup.may_launch)
 
     def __repr__(self) -> str:
         return f"<Handler {self.health().health.value} {self._slots}>"
@@ -77,16 +86,18 @@ class Handler:
     # -- life -----------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Boot the engine and warm up.
+        """Carry out the manifest, boot the engine and warm up.
 
         Raises:
             BootFailed: the engine cannot be started; `health` tells it, too.
         """
+        self._startup.begin()
         try:
             await self._engine.start()
         except HandlerError as error:
             self._boot_error = error
             self._engine_ready.set()  # whoever waits is told
+            await self._startup.give_up()
             raise
         self._started = True
 
@@ -97,13 +108,16 @@ class Handler:
             Whether all of them ended in time; those that did not are cancelled.
         """
         self._draining = True
+        self.downloads.refuse()
         limit = self._settings.drain_timeout_s if timeout_s is None else timeout_s
         tasks = {job.task for job in self._jobs.active() if job.task is not None}
+        tasks |= self.downloads.awaited()
         if tasks:
             log.info("draining: %d jobs in hand, at most %g s", len(tasks), limit)
             _, late = await asyncio.wait(tasks, timeout=limit)
             for job in self._jobs.active():
                 self._cancel(job)
+            await self.downloads.close()
             if late:
                 await asyncio.wait(late, timeout=5)
             return not late
@@ -117,11 +131,16 @@ class Handler:
         tasks = {job.task for job in self._jobs.active() if job.task is not None}
         if tasks:
             await asyncio.wait(tasks, timeout=5)
-        await self._engine.stop()
-        for task in [*self._winding_down, *self._closing]:
+        await self.downloads.close()
+        await asyncio.gather(self._startup.stop(), self._engine.stop())
+        for task in self._closing:
             task.cancel()
-        await asyncio.gather(*self._winding_down, *self._closing, return_exceptions=True)
+        await asyncio.gather(*self._closing, return_exceptions=True)
+        await self._winding_down.close()
         self._parts.converters.shutdown(wait=False, cancel_futures=True)
+        await self._parts.media.close()
+        await self._parts.downloader.close()
+        await self._parts.operator.close()
 
     # -- jobs -----------------------------------------------------------------------------------
 
@@ -267,7 +286,7 @@ class Handler:
             self._end(job, JobCancelled(why))
         except Exception as error:
             log.exception("job %s: a fault of ours", job.id)
-            self._end(job, _fault_of_ours(error))
+            self._end(job, InternalFault.of(error))
         else:
             log.info("job %s: %s outputs, %s", job.id, len(answer.outputs), _times(job))
             job.succeed(answer.outputs)
@@ -326,7 +345,7 @@ class Handler:
                     end = await asyncio.shield(run)
                 except asyncio.CancelledError:
                     held = False
-                    self._wind_down(run, prompt.prompt_id, job)
+                    self._winding_down.begin(run, prompt.prompt_id, job)
                     raise
                 except GraphRefused as error:
                     info = await self._engine.object_info()
@@ -347,67 +366,11 @@ class Handler:
         if job.followed:
             job.tell("phase", {"phase": job.phase.value, "position": position})
 
-    def _wind_down(self, run: asyncio.Task[End], prompt_id: str, job: Job) -> None:
-        """Stop a run nobody waits for; the slot is held until the engine is rid of it."""
-
-        async def stop() -> None:
-            try:
-                await self._engine.cancel(prompt_id)
-                done, _ = await asyncio.wait({run}, timeout=self._settings.cancel_grace_s)
-                if not done:
-                    await self._engine.restart(f"job {job.id} was cancelled and does not stop")
-                    await asyncio.wait({run}, timeout=self._settings.cancel_grace_s)
-            finally:
-                run.cancel()
-                await asyncio.gather(run, return_exceptions=True)
-                self._slots.release(job)
-                await JobFolder(job, self._parts).remove()
-
-        task = asyncio.create_task(stop(), name=f"wind-down-{job.id}")
-        self._winding_down.add(task)
-        task.add_done_callback(self._winding_down.discard)
-
     def _engine_changed(self, state: EngineState) -> None:
         if state in (EngineState.READY, EngineState.FAILED):
             self._engine_ready.set()
         else:
             self._engine_ready.clear()
-
-    async def _warm_up(self) -> None:
-        """Run the warmup prompt, outputs discarded; before any job and after every restart."""
-        try:
-            await self._warm_up_once()
-        except Exception as error:
-            fault = error if isinstance(error, HandlerError) else _fault_of_ours(error)
-            if self._settings.warmup_failure == "continue":
-                log.warning("the warmup failed, going on without: %s", fault.message)
-                return
-            raise BootFailed(
-                f"the warmup failed: {fault.message}",
-                hint=fault.hint or "WARMUP_FAILURE=continue boots without it",
-                details=fault.envelope(),
-                log_tail=fault.log_tail,
-                # Whoever sends the warmup, it is the image's: no caller is at fault here.
-                blame="image" if fault.blame == "caller" else fault.blame,
-                retryable=fault.retryable,
-            ) from error
-
-    async def _warm_up_once(self) -> None:
-        # Read once: a restart must not depend on the network.
-        self._warmup = self._warmup or await warmup_payload(self._settings, self._parts)
-        if self._warmup is None:
-            return
-        begun = time.monotonic()
-        job = Job(uid=f"warmup-{uuid.uuid4().hex}", id="warmup")
-        received = Received(job, parse_payload(self._warmup))
-        answer = await run_pipeline(received, self._parts, lambda p: self._run_once(p, job))
-        await answer.close()
-        log.info("warmup took %.2f s", time.monotonic() - begun)
-
-    async def _run_once(self, prepared: Prepared, job: Job) -> Ran:
-        recorder = Recorder(prepared, job, self._parts)
-        prompt = engine_prompt(prepared, job.uid, self._parts)
-        return judge_end(await self._engine.run(prompt, recorder), recorder.ran)
 
     # -- state ------------------------------------------------------------------------------------
 
@@ -427,7 +390,7 @@ class Handler:
             },
             waiting=waiting,
             running=len(active) - waiting,
-            boot=self._engine.boot_report,
+            boot=self._startup.report(),
         )
 
     def _judge(self) -> tuple[Health, str | None]:
@@ -439,7 +402,7 @@ class Handler:
         if self._draining:
             return Health.DRAINING, "the server is on its way down"
         if state is EngineState.STARTING:
-            return Health.STARTING, reason
+            return Health.STARTING, self._startup.reason() or reason
         if state is EngineState.RESTARTING:
             return Health.RECOVERING, reason
         limit = self._settings.max_queue_depth
@@ -463,13 +426,6 @@ def _until_started(wait: asyncio.Timeout, recorder: Recorder) -> OnEvent:
         recorder(event)
 
     return listen
-
-
-def _fault_of_ours(error: Exception) -> InternalFault:
-    what = f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else ""
-    fault = InternalFault(f"internal fault: {what or type(error).__name__}", hint="see the log")
-    fault.__cause__ = error
-    return fault
 
 
 def _times(job: Job) -> str:

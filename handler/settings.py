@@ -208,10 +208,13 @@ class Settings:
         "MODEL_ROOTS",
         (),
         _paths,
-        "more folders with models, separated by `:`; `/runpod-volume` and `/workspace` are looked at",
+        "more folders with models, separated by `:`; /runpod-volume and /workspace are looked at",
     )
     cache_dir: Path | None = _env(
-        "CACHE_DIR", None, _path, "where models fetched by URL are kept; one of comfyui-api's is taken"
+        "CACHE_DIR",
+        None,
+        _path,
+        "where models fetched by URL are kept; one of comfyui-api goes on",
     )
     cache_gb: float = _env(
         "LRU_CACHE_SIZE_GB", 0.0, _number(0), "budget of that folder in GiB; 0: no limit"
@@ -239,7 +242,7 @@ class Settings:
     )
 
     manifest: Path | None = _env(
-        "MANIFEST", None, _path, "what `comfyfn manifest` installs and fetches (.yaml, .yml, .json)"
+        "MANIFEST", None, _path, "what is installed and fetched at the start (.yaml, .yml, .json)"
     )
     manifest_local_git: bool = _env(
         "MANIFEST_LOCAL_GIT", False, _flag, "let a manifest name git repositories of this machine"

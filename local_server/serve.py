@@ -20,6 +20,7 @@ from handler.records import CONVERTER_THREAD
 
 if TYPE_CHECKING:
     from handler.engine.process import EngineProcess
+    from handler.manifest.records import Manifest
     from handler.service import Handler
     from handler.settings import Settings
 
@@ -43,14 +44,13 @@ class OneLine(logging.Formatter):
 
 def configure_logging(settings: Settings) -> None:
     """Write our lines to standard error, with the level that is asked for."""
-    level = LEVELS.get(settings.log_level, settings.log_level.upper())
+    level = logging.getLevelName(LEVELS.get(settings.log_level, settings.log_level.upper()))
     lines = logging.StreamHandler()
     lines.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    logging.basicConfig(level=level, handlers=[lines])
-    # httpx tells every request at INFO, query strings and their tokens included; the others tell
-    # what the user did not ask for, in words that are not ours.
-    for name in ("httpx", "uvicorn.error", "pyvips"):
-        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLevelName(level)))
+    # Libraries tell what nobody asked for, and secrets with it: httpx every request's URL at INFO,
+    # botocore at DEBUG what it signs.
+    logging.basicConfig(level=max(logging.WARNING, level), handlers=[lines])
+    logging.getLogger("comfyfn").setLevel(level)
 
 
 def serve(settings: Settings) -> int:
@@ -61,6 +61,7 @@ def serve(settings: Settings) -> int:
 
     Raises:
         BootFailed: there is no engine to start here, or the address cannot be listened on.
+        SettingsError: the manifest has faults, or cannot be carried out here.
     """
     configure_logging(settings)
     with (
@@ -68,16 +69,36 @@ def serve(settings: Settings) -> int:
         contextlib.closing(open_site(settings, embedded_allowed=True)) as site,
     ):
         warn_if_open(listener)
+        manifest = _manifest(site)
         if settings.ui:
             announce_page(site)
         process: EngineProcess | None = None
-        if site.kind != "attached":
+        if _waits(manifest):
+            site.begin_read_ahead()
+        elif site.kind != "attached":
             # Told again, with its retries, by the handler.
             with contextlib.suppress(HandlerError, OSError):
                 process = launch(site)
-        status = _run(site, process, listener)
+        status = _run(site, process, manifest, listener)
     leave_conversions(status)
     return status
+
+
+def _manifest(site: Site) -> Manifest | None:
+    if site.settings.manifest is None and not site.settings.manifest_json:
+        return None  # then nothing of it is loaded before the engine is launched
+    from handler.manifest.start import manifest_of
+
+    return manifest_of(site)
+
+
+def _waits(manifest: Manifest | None) -> bool:
+    """Tell whether the engine is to be launched later, when what it needs is installed."""
+    if manifest is None:
+        return False
+    from handler.manifest.start import holds_launch
+
+    return holds_launch(manifest)
 
 
 def leave_conversions(status: int) -> None:
@@ -152,14 +173,20 @@ class Signals:
         (self.again if self.first.is_set() else self.first).set()
 
 
-def _run(site: Site, process: EngineProcess | None, listener: socket.socket) -> int:
+def _run(
+    site: Site,
+    process: EngineProcess | None,
+    manifest: Manifest | None,
+    listener: socket.socket,
+) -> int:
     async def main() -> int:
         from handler.build import build_handler
 
         signals, loop = Signals(), asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, signals)
-        return await serve_handler(build_handler(site, process), site, listener, signals)
+        handler = build_handler(site, process, manifest)
+        return await serve_handler(handler, site, listener, signals)
 
     with contextlib.suppress(ImportError):
         import uvloop
@@ -268,8 +295,9 @@ async def _start(handler: Handler, url: str) -> None:
         await handler.start()
     except HandlerError as error:
         log.error("the worker is unhealthy: %s", error.message)
+        whose = "engine" if type(error) is BootFailed else "log"
         for line in (error.log_tail or [])[-15:]:
-            log.error("engine | %s", line)
+            log.error("%s | %s", whose, line)
         if error.hint:
             log.error("hint: %s", error.hint)
         log.error("still answering /health with 500; Ctrl-C to stop")

@@ -25,6 +25,7 @@ STARTS_PROCESSES = (
     "handler/engine/process.py",
     "handler/manifest/commands.py",
 )
+PROBES = ("probe_folders", "probe_gpu")
 # Long texts of ComfyUI's declarations are not ours to spread.
 PROSE = ("tooltip", "description")
 
@@ -107,8 +108,8 @@ def test_only_the_engine_knows_comfyuis_routes():
 
 
 def test_nothing_is_printed_outside_of_the_command_line():
-    """Libraries log. The probe prints: that is its answer."""
-    allowed = {"handler/engine/probe_gpu.py"}
+    """Libraries log. The probes print: that is their answer."""
+    allowed = {f"handler/engine/{name}.py" for name in PROBES}
 
     def prints(path: Path) -> bool:
         return any(
@@ -120,9 +121,10 @@ def test_nothing_is_printed_outside_of_the_command_line():
     assert printing == allowed
 
 
-def test_the_probe_needs_the_standard_library_only():
-    """ComfyUI's interpreter runs it, without us."""
-    probe = REPO / "handler" / "engine" / "probe_gpu.py"
+@pytest.mark.parametrize("name", PROBES)
+def test_the_probes_need_the_standard_library_only(name):
+    """ComfyUI's interpreter runs them, without us."""
+    probe = REPO / "handler" / "engine" / f"{name}.py"
     roots = {name.split(".")[0] for name in imports(probe)}
 
     assert roots <= sys.stdlib_module_names

@@ -5,23 +5,35 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import uvicorn
 
 from handler.engine.memory import MemoryEngine
-from handler.inputs.address import AddressPolicy
-from handler.inputs.http import HttpFetcher
 from handler.job import Job
+from handler.models.library import ModelLibrary
+from handler.models.store import Store
 from handler.payload import parse_payload
 from handler.pipeline.stages import Parts, Received
 from handler.service import Handler
 from handler.settings import Settings
+from handler.transfer.download import Downloader
+from handler.transfer.operator import (
+    caller_sources,
+    media_limits,
+    media_sources,
+    operator_sources,
+)
+from handler.transfer.records import Limits
+from handler.transfer.threads import Threads
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
+
+    from handler.models.records import Named
 
 GRAPH: dict[str, Any] = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8}},
@@ -33,20 +45,36 @@ GRAPH: dict[str, Any] = {
 }
 
 
-def parts_in(home: Path, settings: Settings | None = None, **engine: Any) -> Parts:
-    """Wire parts whose engine is in memory and whose fetcher may reach this machine."""
+def parts_in(
+    home: Path,
+    settings: Settings | None = None,
+    *,
+    catalogue: Mapping[str, Named] | None = None,
+    **engine: Any,
+) -> Parts:
+    """Wire parts whose engine is in memory and whose downloads may reach this machine."""
     home.mkdir(parents=True, exist_ok=True)
     scratch = home / "scratch"
     scratch.mkdir(exist_ok=True)
-
-    def fetcher() -> HttpFetcher:
-        return HttpFetcher(AddressPolicy("127.0.0.1"), backoff_s=0.01)
-
+    settings = settings or Settings()
+    threads, limits = Threads(), Limits(backoff_s=0.01)
+    media_fast = replace(media_limits(settings), backoff_s=0.01)
+    open_here = replace(settings, url_allow_hosts=settings.url_allow_hosts or "127.0.0.1")
+    callers, operators = caller_sources(open_here, threads), operator_sources(settings, threads)
+    media = Downloader(media_sources(open_here, threads), threads=threads, limits=media_fast)
+    downloader = Downloader(callers, threads=threads, limits=limits)
+    operator = Downloader(operators, threads=threads, limits=limits)
+    store = Store(home / "cache")
+    store.attach(downloader, operator)
+    store.open()
+    in_memory = MemoryEngine(home, **engine)
     return Parts(
-        settings=settings or Settings(),
-        engine=MemoryEngine(home, **engine),
-        fetcher=fetcher(),
-        operator_fetcher=fetcher(),
+        settings=settings,
+        engine=in_memory,
+        media=media,
+        downloader=downloader,
+        operator=operator,
+        models=ModelLibrary(store, in_memory, catalogue),
         scratch=scratch,
     )
 

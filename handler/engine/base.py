@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from handler.errors import EngineDied, InvalidWorkflow
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from handler.engine.events import End, EngineEvent
     from handler.engine.files import EngineFiles
     from handler.engine.model_folders import ModelFolders
@@ -166,4 +168,11 @@ class Engine(Protocol):
 
         Raises:
             NotReady: it has not booted yet.
+        """
+
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Begin to read files of models into memory while it boots. Never waits, never fails.
+
+        Args:
+            names: as graphs have them.
         """

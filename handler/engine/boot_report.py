@@ -6,11 +6,14 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from handler.engine.import_faults import failed_imports
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping, Sequence
 
     from handler.engine.preflight import Preflight
 
+TRACEBACK_LINES = 40
 # How ComfyUI's log tells of each node pack.
 IMPORT_TIME = re.compile(r"^\s*([\d.]+) seconds( \(IMPORT FAILED\))?:\s+(\S.*)$")
 
@@ -35,20 +38,39 @@ def phases(
 
 
 def findings(
-    log: Iterable[str], stats: Mapping[str, Any], preflight: Preflight | None
+    log: Sequence[str], stats: Mapping[str, Any], preflight: Preflight | None
 ) -> dict[str, Any]:
-    """Give what is worth knowing: node packs by the engine's log, devices by `/system_stats`."""
-    packs, failed = {}, []
-    for line in log:
-        found = IMPORT_TIME.match(line)
-        if found:
-            name = PurePosixPath(found[3]).name
-            packs[name] = float(found[1])
-            if found[2]:
-                failed.append(name)
+    """Give what is worth knowing: node packs by the engine's log, devices by `/system_stats`.
+
+    Returns:
+        `custom_nodes_s`: pack -> seconds of its import; `custom_nodes_failed`: `name`, `error`,
+        `hint` and `traceback` of each that the engine goes without; `devices`: their names;
+        `torch`; `vram_mb`: 0 without a usable GPU, None where none was asked for.
+    """
+    packs = {
+        PurePosixPath(found[3]).name: float(found[1])
+        for line in log
+        if (found := IMPORT_TIME.match(line))
+    }
+    failed = [
+        {
+            "name": fault.name,
+            "error": fault.error,
+            "hint": fault.hint,
+            "traceback": list(fault.traceback[-TRACEBACK_LINES:]),
+        }
+        for fault in failed_imports(log)
+    ]
     return {
         "custom_nodes_s": packs,
         "custom_nodes_failed": failed,
         "devices": [device.get("name") for device in stats.get("devices") or []],
         "torch": preflight.torch if preflight else None,
+        "vram_mb": _vram_mb(preflight),
     }
+
+
+def _vram_mb(preflight: Preflight | None) -> int | None:
+    if preflight is None:
+        return None
+    return preflight.vram_mb if preflight.usable else 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 import uuid
 from pathlib import Path
@@ -16,14 +17,15 @@ from handler.engine.boot_report import findings, phases
 from handler.engine.client import ComfyClient
 from handler.engine.events import End, Succeeded
 from handler.engine.files import EngineFiles
-from handler.engine.model_folders import ModelFolders
+from handler.engine.model_folders import NO_MODELS, ModelFolders
+from handler.engine.model_report import in_words, model_report
 from handler.engine.patience import patience_for
 from handler.engine.runs import Runs
-from handler.errors import BootFailed, HandlerError, NotFound, NotReady
+from handler.errors import BootFailed, EngineRefused, HandlerError, NotFound, NotReady
 from handler.graph.object_info import ObjectInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterable
 
     from handler.engine.process import EngineProcess
 
@@ -168,6 +170,7 @@ class ComfyEngine:
                 await self._boot()
                 self._set_state(EngineState.READY, None)
                 self._booted.set()
+                self._look_at_models()
                 await self._until_gone()
                 await self._engine_ended()
             except BootFailed as error:
@@ -244,15 +247,39 @@ class ComfyEngine:
         self._runs.socket.start()
         await self._while_alive(self._learn_nodes())
         learnt = time.monotonic()
+        # Before the warmup: what it is told of node packs decides whether there is one.
+        self._report = {**self._report, **self._findings(stats)}
         await self._while_alive(self._warm_up())
         await self._while_alive(self._unstuck())
         ended = time.monotonic()
         own_s = self._site.process_s or 0.0 if self._first_boot else 0.0
         self._first_boot = False
         told = phases(own_s, begun=begun, answering=answering, learnt=learnt, ended=ended)
-        log_lines = self._process.tail if self._process else ()
-        self._report = {"phases": told, **findings(log_lines, stats, self._site.preflight)}
+        self._report = {**self._report, "phases": told}
+        if (read := self._site.end_read_ahead()) is not None:
+            self._report["read_ahead"] = read
         log.debug("engine ready: %s", told)
+
+    def _look_at_models(self) -> None:
+        """Have the boot report tell what lies in the roots, a moment later: no start waits."""
+        site, known = self._site, self._model_folders
+        if site.kind == "attached" or known is None:
+            return
+
+        def look() -> None:
+            found = model_report(site.tried_roots(), known.paths)
+            self._report = {**self._report, "models": found}
+            for line in in_words(found):
+                log.warning("models: %s", line)
+
+        # No thread of the loop's: those are waited for at the end, and a network mount may hang.
+        threading.Thread(target=look, name="model-report", daemon=True).start()
+
+    def _findings(self, stats: dict[str, Any]) -> dict[str, Any]:
+        lines = self._process.log_lines() if self._process else []
+        if self._process is not None:
+            self._process.booted()
+        return findings(lines, stats, self._site.preflight)
 
     async def _answered(self, begun: float) -> dict[str, Any]:
         limit = self._settings.boot_limit_s
@@ -274,9 +301,7 @@ class ComfyEngine:
     async def _learn_nodes(self) -> None:
         try:
             async with asyncio.timeout(self._settings.boot_limit_s):
-                info, folders = await asyncio.gather(
-                    self._client.object_info(), self._registry()
-                )
+                info, folders = await asyncio.gather(self._client.object_info(), self._registry())
             self._info, self._model_folders = ObjectInfo(info), folders
         except (HandlerError, TimeoutError) as error:
             raise self._boot_failed(f"the engine does not tell its nodes: {error}") from error
@@ -289,9 +314,10 @@ class ComfyEngine:
         preferred = self._site.folders.models
         try:
             told = await self._client.folder_paths()
-        except NotFound:  # an engine without the route: its folders' names, below ours
+        except (NotFound, EngineRefused):
+            # No such route, or a node pack broke it: its folders' names, below ours.
             names = await self._client.models()
-            told = {name: [str(preferred / name)] for name in names} if preferred else {}
+            told = {name: [str(preferred / name)] if preferred else [] for name in names}
         shared = self._site.folders.shared
         paths = {name: tuple(map(Path, given if shared else ())) for name, given in told.items()}
         return ModelFolders(paths, preferred)
@@ -371,11 +397,15 @@ class ComfyEngine:
             raise NotReady("the engine has not told its model folders yet")
         return self._model_folders
 
+    def read_ahead(self, names: Iterable[str]) -> None:
+        self._site.read_ahead(names)
+
     async def models_in(self, folder: str) -> list[str]:
         return await self._client.models_in(folder)
 
     async def models(self) -> dict[str, list[str]]:
-        names = await self._client.models()
+        # Every file of a node pack would be told as a model.
+        names = [name for name in await self._client.models() if name not in NO_MODELS]
         lists = await asyncio.gather(*(self._client.models_in(name) for name in names))
         return dict(zip(names, lists, strict=True))
 

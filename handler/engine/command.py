@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,29 +16,6 @@ LOOPBACK = "127.0.0.1"
 # ComfyUI's default cache keeps the last prompt's nodes only: two workflows in turn would reload
 # their checkpoints every time. This many node results hold several workflows.
 CACHED_NODES = 48
-MODEL_FOLDERS = [
-    "audio_encoders",
-    "checkpoints",
-    "clip",
-    "clip_vision",
-    "configs",
-    "controlnet",
-    "diffusers",
-    "diffusion_models",
-    "embeddings",
-    "gligen",
-    "hypernetworks",
-    "latent_upscale_models",
-    "loras",
-    "model_patches",
-    "photomaker",
-    "style_models",
-    "text_encoders",
-    "unet",
-    "upscale_models",
-    "vae",
-    "vae_approx",
-]
 
 Kind = Literal["comfyui", "embedded", "attached"]
 
@@ -142,11 +118,15 @@ def folders(settings: Settings, kind: Kind, scratch: Path) -> Folders:
     )
 
 
-def embedded_command(settings: Settings, where: Folders) -> list[str]:
-    """Give the command of the embedded engine."""
+def embedded_command(
+    settings: Settings, where: Folders, model_paths: Path | None = None
+) -> list[str]:
+    """Give the command of the embedded engine; `model_paths` as for `comfyui_command`."""
     command = [sys.executable, "-m", "local_server.engine", *_common(settings, where)]
     if where.models is not None:
         command += ["--models-directory", str(where.models)]
+    if model_paths is not None:
+        command += ["--extra-model-paths-config", str(model_paths)]
     if settings.test_faults:
         command.append("--test-faults")
     return command + list(settings.comfy_args)
@@ -159,7 +139,7 @@ def comfyui_command(
 
     Args:
         cpu: there is no usable GPU and the operator allows to go without.
-        model_paths: a file for `--extra-model-paths-config`, see `model_paths_config`.
+        model_paths: a file for `--extra-model-paths-config`, see `roots.paths_config`.
     """
     if settings.comfy_command:
         return list(settings.comfy_command)
@@ -185,15 +165,6 @@ def _common(settings: Settings, where: Folders) -> list[str]:
 
 def _given(arguments: tuple[str, ...], prefix: str) -> bool:
     return any(argument.startswith(prefix) for argument in arguments)
-
-
-def model_paths_config(models: Path) -> str:
-    """Give the text of an extra-model-paths file for a models folder outside COMFY_HOME.
-
-    JSON is YAML, and quotes every path rightly.
-    """
-    paths = {name: f"{name}/" for name in MODEL_FOLDERS}
-    return json.dumps({"comfyfn": {"base_path": str(models), "is_default": True, **paths}})
 
 
 def engine_environment(settings: Settings, inherited: dict[str, str]) -> dict[str, str]:

@@ -26,14 +26,16 @@ from handler.engine.events import (
     Succeeded,
 )
 from handler.engine.files import EngineFiles
+from handler.engine.memory_models import MemoryModels
 from handler.errors import EngineDied, HandlerError, NotReady
-from handler.graph.object_info import ObjectInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from handler.engine.base import OnEvent, OnState, WarmUp
+    from handler.engine.base import MayLaunch, OnEvent, OnState, WarmUp
+    from handler.engine.model_folders import ModelFolders
+    from handler.graph.object_info import ObjectInfo
 
 Script = Callable[[EnginePrompt, EngineFiles], AsyncIterator[EngineEvent]]
 """What a run tells. It may wait, write files, and raise what `Engine.run` may raise."""
@@ -103,8 +105,10 @@ class MemoryEngine:
     Attributes:
         script: what runs tell from now on.
         boot_error: raised by every boot while it is set.
+        findings: what its boot reports tell besides.
         stubborn: runs do not heed `cancel`, as a node that computes for minutes.
         prompts: every prompt handed in, in order.
+        read_names: the models that it was asked to read ahead.
         cancelled: prompt ids that `cancel` was called with.
         restarts: why it was restarted, each time.
     """
@@ -117,8 +121,9 @@ class MemoryEngine:
         *,
         script: Script = save_pictures,
         nodes: Mapping[str, Any] | None = None,
+        model_folders: Sequence[str] = ("checkpoints",),
     ) -> None:
-        """Take the folder that its input, output and temp folders are made in."""
+        """Take the folder that its input, output, temp and model folders are made in."""
         folders = Folders(home / "input", home / "output", home / "temp", home / "models")
         for folder in (folders.input, folders.output, folders.temp):
             folder.mkdir(parents=True, exist_ok=True)
@@ -126,17 +131,20 @@ class MemoryEngine:
         self.files = EngineFiles(folders, ComfyClient("http://127.0.0.1:1", client_id="memory"))
         self.script = script
         self.boot_error: HandlerError | None = None
+        self.findings: dict[str, Any] = {}
         self._error: HandlerError | None = None
         self.stubborn = False
         self.prompts: list[EnginePrompt] = []
+        self.read_names: list[str] = []
         self.cancelled: list[str] = []
         self.restarts: list[str] = []
-        self._nodes = dict(NODES if nodes is None else nodes)
-        self._info = ObjectInfo(self._nodes)
+        known = NODES if nodes is None else nodes
+        self._models = MemoryModels(home / "models", model_folders, known)
         self._state = EngineState.STARTING
         self._reason: str | None = "the engine boots"
         self._on_state: OnState = lambda _state: None
         self._warm_up: WarmUp = _nothing
+        self._may_launch: MayLaunch = _nothing
         self._turn = asyncio.Lock()
         self._ends: dict[str, asyncio.Future[End]] = {}
         self._began: set[str] = set()
@@ -166,12 +174,16 @@ class MemoryEngine:
 
     @property
     def boot_report(self) -> dict[str, Any]:
-        """Phases with nothing in them, and why it was given up."""
-        return {"phases": {}, **({"error": self._error.envelope()} if self._error else {})}
+        """Phases with nothing in them, `findings`, and why it was given up."""
+        told = {"error": self._error.envelope()} if self._error else {}
+        return {"phases": {}, **self.findings, **told}
 
-    def prepare(self, on_state: OnState, warm_up: WarmUp) -> None:
-        """Set who is told of state changes, and what runs after each boot before READY."""
+    def prepare(
+        self, on_state: OnState, warm_up: WarmUp, may_launch: MayLaunch | None = None
+    ) -> None:
+        """Set who is told of state changes, and what runs before and after each boot."""
         self._on_state, self._warm_up = on_state, warm_up
+        self._may_launch = may_launch or _nothing
 
     async def start(self) -> None:
         """Boot and warm up.
@@ -182,6 +194,7 @@ class MemoryEngine:
         try:
             if self.boot_error is not None:
                 raise self.boot_error
+            await self._may_launch()
             await self._warm_up()
         except HandlerError as error:
             self._error = error
@@ -257,19 +270,41 @@ class MemoryEngine:
 
     async def object_info(self) -> ObjectInfo:
         """Give its classes."""
-        return self._info
+        return self._models.info
 
     async def refresh_class(self, class_type: str) -> None:
-        """Read one class anew; `learn` may have changed it."""
-        self._info.replace(class_type, self._nodes.get(class_type) or {})
+        """Read one class anew; `learn` may have changed it, and files may have come."""
+        self._answering()
+        self._models.refresh(class_type)
 
     def learn(self, class_type: str, entry: Mapping[str, Any]) -> None:
         """Change a class behind the back of who has read it, as a node pack's reload does."""
-        self._nodes[class_type] = dict(entry)
+        self._models.nodes[class_type] = dict(entry)
 
     async def models(self) -> dict[str, list[str]]:
-        """List the model files; it has one folder and nothing in it."""
-        return {"checkpoints": []}
+        """List the model files of every folder."""
+        return {name: self._models.files_in(name) for name in self._models.folders.names}
+
+    async def models_in(self, folder: str) -> list[str]:
+        """List the files of one model folder.
+
+        Raises:
+            NotFound: it has no such folder.
+        """
+        self._answering()
+        return self._models.files_in(folder)
+
+    def _answering(self) -> None:
+        if self._state is EngineState.RESTARTING:
+            raise EngineDied("the engine does not answer")
+
+    async def model_folders(self) -> ModelFolders:
+        """Give its model folders, below `models`."""
+        return self._models.folders
+
+    def read_ahead(self, names: Iterable[str]) -> None:
+        """Note what would be read."""
+        self.read_names += names
 
 
 async def _nothing() -> None:

@@ -1,12 +1,14 @@
-"""Can ComfyUI run on this machine's GPU? Asked before it is started, so that the answer is clear.
+"""What ComfyUI's interpreter is asked before it is started: its GPU, its folders of models.
 
-Without this, a driver too old for torch shows as a ComfyUI that dies in its boot, again and again.
+Without the first, a driver too old for torch shows as a ComfyUI that dies in its boot, again and
+again. The second is for roots beside ComfyUI's own, see `handler.engine.roots`.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +16,11 @@ from typing import Any
 
 from handler.errors import BootFailed
 
+log = logging.getLogger("comfyfn.engine")
 PROBE = Path(__file__).with_name("probe_gpu.py")
+FOLDERS_PROBE = Path(__file__).with_name("probe_folders.py")
 PROBE_TIMEOUT_S = 60.0
+FOLDERS_TIMEOUT_S = 10.0
 KILL_WAIT_S = 1.0
 MIB = 1 << 20
 
@@ -88,7 +93,7 @@ def preflight(python: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Preflight:
         BootFailed: the interpreter cannot be run, or the driver hangs.
     """
     try:
-        return judge(json.loads(_ask(python, timeout_s)))
+        return judge(json.loads(_ask([str(python), str(PROBE)], timeout_s)))
     except subprocess.TimeoutExpired as error:
         raise BootFailed(
             f"the GPU check did not end within {timeout_s:g} s: the driver hangs",
@@ -105,8 +110,29 @@ def preflight(python: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Preflight:
         ) from error
 
 
-def _ask(python: Path, timeout_s: float) -> bytes:
-    command = [str(python), str(PROBE)]
+def model_folders(
+    python: Path, home: Path, timeout_s: float = FOLDERS_TIMEOUT_S
+) -> dict[str, Any] | None:
+    """Ask ComfyUI for its registry of model folders, see `probe_folders.py`.
+
+    Returns:
+        `models_dir`, and `folders`: name -> [paths, suffixes]. None where it cannot be had: that is
+        told to the log, and no reason not to start.
+    """
+    # -B: an image's ComfyUI is not to change because it was asked.
+    command = [str(python), "-B", str(FOLDERS_PROBE), str(home)]
+    try:
+        said = _ask(command, timeout_s).splitlines()
+        found = json.loads(said[-1] if said else b"")
+        return {"models_dir": str(found["models_dir"]), "folders": dict(found["folders"])}
+    except (OSError, subprocess.SubprocessError, LookupError, TypeError, ValueError) as error:
+        log.warning("ComfyUI does not tell its model folders, the usual ones are taken: %s", error)
+        for line in (_said(error) or [])[-3:]:
+            log.warning("probe | %s", line)
+        return None
+
+
+def _ask(command: list[str], timeout_s: float) -> bytes:
     asked = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         answer, said = asked.communicate(timeout=timeout_s)

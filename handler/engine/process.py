@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("comfyfn.engine")
 LOG_KEPT_LINES = 500
+BOOT_KEPT_LINES = 20_000
 LOG_TAIL_LINES = 60
 LONGEST_LINE = 4000  # characters; a node may raise megabytes
 TERMINATE_GRACE_S = 3.0
@@ -63,8 +64,9 @@ class EngineProcess:
         """
         self.command = command
         self.started_at = time.monotonic()
-        # Long enough to hold what ComfyUI tells of its node packs at the boot's end.
-        self.tail: collections.deque[str] = collections.deque(maxlen=LOG_KEPT_LINES)
+        # Every traceback of a boot with many node packs, until `booted`.
+        self.tail: collections.deque[str] = collections.deque(maxlen=BOOT_KEPT_LINES)
+        self._tail_lock = threading.Lock()
         self._exited = threading.Event()
         self._lock = threading.Lock()
         self._on_exit: Callable[[int], None] | None = None
@@ -120,7 +122,17 @@ class EngineProcess:
 
     def log_tail(self) -> list[str]:
         """Give the last lines it printed, oldest first."""
-        return list(self.tail)[-LOG_TAIL_LINES:]
+        return self.log_lines()[-LOG_TAIL_LINES:]
+
+    def log_lines(self) -> list[str]:
+        """Give the lines that are kept, oldest first: those of the whole boot until `booted`."""
+        with self._tail_lock:
+            return list(self.tail)
+
+    def booted(self) -> None:
+        """Note that its boot has been looked at: from now on a tail is enough."""
+        with self._tail_lock:
+            self.tail = collections.deque(self.tail, maxlen=LOG_KEPT_LINES)
 
     def describe_exit(self) -> str:
         """Say in words how it ended."""
@@ -172,9 +184,10 @@ class EngineProcess:
                 if not line:
                     overwritten = overwritten and raw == "\r"
                     continue
-                if overwritten:  # as a terminal shows it: the bar's last state alone is kept
-                    self.tail.pop()
-                self.tail.append(line)
+                with self._tail_lock:
+                    if overwritten:  # as a terminal shows it: the bar's last state alone is kept
+                        self.tail.pop()
+                    self.tail.append(line)
                 overwritten = raw.endswith("\r")
                 log.debug("engine | %s", line)
 

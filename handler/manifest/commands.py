@@ -30,6 +30,7 @@ TERMINATE_GRACE_S = 5.0
 _PIPES_GRACE_S = 1.0
 _TAIL_LINES = 40
 _MOST_OUTPUT_BYTES = 64 << 20
+_REASON = re.compile(r"\s*(error|fatal|E):", re.IGNORECASE)
 _SECRET = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 
 
@@ -103,8 +104,10 @@ async def run(
 
 
 def failure(what: str, done: Done) -> InstallFailed:
-    """Make the error of a program that failed; its last line is the likeliest reason."""
-    said = next((line for line in reversed(done.tail) if line.strip()), "it said nothing")
+    """Make the error of a program that failed: the last line that is called one, or the last."""
+    lines = [line for line in done.tail if line.strip()]
+    told = [line for line in lines if _REASON.match(line)] or lines
+    said = told[-1] if told else "it said nothing"
     how = f"exit status {done.returncode}" if done.returncode >= 0 else f"signal {-done.returncode}"
     return InstallFailed(f"{what} failed ({how}): {said.strip()}", log_tail=list(done.tail))
 

@@ -132,7 +132,11 @@ class Installer:
             lines = tuple(Line(text, "lock") for text in tools.pinned)
             wanted.append(Wanted("lock", lines))
         if manifest.pip:
-            lines = requirements.parse(manifest.pip, tools.base, "pip")
+            try:
+                lines = requirements.parse(manifest.pip, tools.base, "pip")
+            except OSError as error:  # a file named by `-r` or `-c`
+                why = f"{error.filename}: {error.strerror}"
+                raise InstallFailed(f"pip of {manifest.source}: {why}") from error
             wanted.append(Wanted("pip", lines))
         if manifest.comfyui is not None:
             path = tools.places.comfy_home / "requirements.txt"

@@ -54,21 +54,25 @@ class Timeline:
         """All steps up to now."""
         return tuple(self._records)
 
+    def now(self) -> float:
+        """Give the seconds since the timeline began."""
+        return self._clock() - self._zero
+
     def begin(self, name: str) -> int:
         """Note that a step begins; the number is for `end`."""
-        self._records.append(Record(name, self._now()))
+        self._records.append(Record(name, self.now()))
         self._tell(self._records[-1])
         return len(self._records) - 1
 
     def end(self, number: int, outcome: Outcome, note: str = "") -> None:
         """Note how a step ended."""
-        record = replace(self._records[number], end=self._now(), outcome=outcome, note=note)
+        record = replace(self._records[number], end=self.now(), outcome=outcome, note=note)
         self._records[number] = record
         self._tell(record)
 
     def skip(self, name: str, note: str) -> None:
         """Note a step that could not begin."""
-        now = self._now()
+        now = self.now()
         self._records.append(Record(name, now, now, "skipped", note))
         self._tell(self._records[-1])
 
@@ -88,10 +92,7 @@ class Timeline:
 
     def chart(self, width: int = 40) -> str:
         """Draw all steps against time, one a line."""
-        return chart(self._records, self._now(), width)
-
-    def _now(self) -> float:
-        return self._clock() - self._zero
+        return chart(self._records, self.now(), width)
 
     def _tell(self, record: Record) -> None:
         if self._listener is not None:

@@ -9,8 +9,8 @@ from handler.errors import HandlerError, InputFailed
 from handler.graph.rewrite import isolate_outputs
 from handler.inputs.inline import decode_inline, looks_inline
 from handler.inputs.stored import check_stored
-from handler.masking import masked
-from handler.media.sniff import EXTENSIONS, HEAD_BYTES, matches, sniff
+from handler.media.sniff import matches
+from handler.pipeline.media_files import MediaFiles, is_url, named_by_content
 from handler.pipeline.stages import Parts, Prepared, Validated
 from handler.records import JOBS_FOLDER
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from handler.records import Graph
 
 T = TypeVar("T")
-# One job may name hundreds of frames; more connections than this help nobody.
-FETCHES_AT_ONCE = 8
 
 
 async def fetch_inputs(validated: Validated, job: Job, parts: Parts) -> Prepared:
@@ -35,11 +33,14 @@ async def fetch_inputs(validated: Validated, job: Job, parts: Parts) -> Prepared
         UrlNotAllowed: the address policy refuses a URL.
     """
     graph = dict(validated.graph)
-    gate = asyncio.Semaphore(FETCHES_AT_ONCE)
-    values = await _all(
-        _resolved(item, _stem(index, item), job, parts, gate)
-        for index, item in enumerate(validated.media)
-    )
+    files = MediaFiles(parts, validated.request.credentials)
+    try:
+        values = await _all(
+            _resolved(item, _stem(index, item), job, parts, files)
+            for index, item in enumerate(validated.media)
+        )
+    finally:
+        await files.close()
     for item, value in zip(validated.media, values, strict=True):
         _put(graph, item, value)
     isolated, output_nodes = isolate_outputs(
@@ -68,13 +69,11 @@ def _put(graph: Graph, item: MediaInput, value: str) -> None:
     graph[item.node_id] = {**node, "inputs": {**node["inputs"], item.input: value}}
 
 
-async def _resolved(
-    item: MediaInput, stem: str, job: Job, parts: Parts, gate: asyncio.Semaphore
-) -> str:
+async def _resolved(item: MediaInput, stem: str, job: Job, parts: Parts, files: MediaFiles) -> str:
     try:
         if item.is_directory and isinstance(item.value, list):
-            return await _directory(item, stem, job, parts, gate)
-        path = await _one(item, str(item.value), stem, job, parts, gate)
+            return await _directory(item, stem, job, parts, files)
+        path = await _one(item, str(item.value), stem, job, parts, files)
         if path is None:
             return str(item.value)
         name = await parts.engine.files.publish(path)
@@ -83,12 +82,10 @@ async def _resolved(
         raise error.at(item.location, item.node_id, item.class_type, item.title) from None
 
 
-async def _directory(
-    item: MediaInput, stem: str, job: Job, parts: Parts, gate: asyncio.Semaphore
-) -> str:
+async def _directory(item: MediaInput, stem: str, job: Job, parts: Parts, files: MediaFiles) -> str:
     """Put a list of files into one folder, named so that the node sorts them as given."""
     fetches: list[Awaitable[Path | None]] = [
-        _one(item, value, f"{stem}/{index:05}", job, parts, gate)
+        _one(item, value, f"{stem}/{index:05}", job, parts, files)
         for index, value in enumerate(item.value)
     ]
     for path in await _all(fetches):
@@ -116,21 +113,15 @@ def _stem(index: int, item: MediaInput) -> str:
 
 
 async def _one(
-    item: MediaInput, value: str, stem: str, job: Job, parts: Parts, gate: asyncio.Semaphore
+    item: MediaInput, value: str, stem: str, job: Job, parts: Parts, files: MediaFiles
 ) -> Path | None:
     """Get one file into the job's input folder; None for a name the engine has already."""
     target = parts.engine.files.inputs_of(job.uid) / stem
-    lower = value[:8].lower()
-    if lower.startswith(("http://", "https://")):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        async with gate:
-            await parts.fetcher.fetch(value, target)
-    elif lower.startswith("data:") or looks_inline(value):
+    if not is_url(value) and looks_inline(value):
         target.parent.mkdir(parents=True, exist_ok=True)
         target = await _off_loop(len(value), decode_inline, value, target)
-    elif "://" in value[:16]:
-        scheme = masked(value.split("://", 1)[0])
-        raise InputFailed(f"{scheme}:// is no source this version can read", hint="use http(s)")
+    elif files.lies_elsewhere(value):
+        target = await files.fetch(value, target)
     else:
         check_stored(value, item, parts.engine.files)
         return None
@@ -143,18 +134,16 @@ async def _off_loop(size: int, work: Any, *arguments: Any) -> Any:
 
 
 def _as_medium(item: MediaInput, path: Path) -> Path:
-    """Check the content against what the node loads, and end the name as the content is.
+    """Check the content against what the node loads, and have the name end as the content is.
 
     Raises:
         InputFailed: it is something else, a login page for example.
     """
-    with path.open("rb") as file:
-        mime = sniff(file.read(HEAD_BYTES))
+    path, mime = named_by_content(path)
     if not matches(item.wanted, mime):
         what = mime or "of no known type"
         raise InputFailed(
             f"{item.class_type} loads {item.wanted}, but the content is {what}",
             hint="does the URL lead to the file itself, without a login or a web page around it?",
         )
-    suffix = EXTENSIONS.get(mime or "", "")
-    return path.rename(path.with_name(path.stem + suffix)) if suffix else path
+    return path

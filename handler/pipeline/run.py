@@ -15,7 +15,7 @@ from handler.job import Job, Phase
 from handler.pipeline.collect import collect
 from handler.pipeline.convert import convert
 from handler.pipeline.deliver import deliver
-from handler.pipeline.fetch_inputs import fetch_inputs
+from handler.pipeline.fetch_models import prepare
 from handler.pipeline.stages import Parts, Prepared, Ran, Received
 from handler.pipeline.validate import validate
 
@@ -28,13 +28,19 @@ Ready = Callable[[], Awaitable[None]]
 
 
 async def run_pipeline(
-    received: Received, parts: Parts, execute: Execute, ready: Ready | None = None
+    received: Received,
+    parts: Parts,
+    execute: Execute,
+    ready: Ready | None = None,
+    *,
+    operator: bool = False,
 ) -> Answer:
     """Take a payload through all stages.
 
     Args:
         execute: queues the graph and runs it; the service's, which owns the engine's slots.
         ready: waits for the engine's boot, which counts into the job's total time.
+        operator: the graph is the operator's: its models may be fetched from anywhere.
 
     Raises:
         HandlerError: the stage's own; TimedOut when the job's total time is over.
@@ -50,7 +56,7 @@ async def run_pipeline(
                 began = time.monotonic()
             validated = await validate(received, parts)
             job.enter(Phase.FETCHING)
-            prepared = await fetch_inputs(validated, job, parts)
+            prepared = await prepare(validated, job, parts, operator=operator)
             preprocess_s = time.monotonic() - began
             ran = await execute(prepared)
             round_trip_s = time.monotonic() - began - preprocess_s
@@ -82,7 +88,11 @@ class JobFolder:
         self._parts = parts
 
     async def remove(self) -> None:
-        """Remove everything, strays in the engine's folders included; again is fine."""
+        """Remove everything, strays in the engine's folders included; again is fine.
+
+        Models that were kept for the job may go from now on, too.
+        """
+        self._parts.models.release(self._job.uid)
         self._parts.engine.files.forget(self._job.uid)
         shutil.rmtree(self._parts.scratch / self._job.uid, ignore_errors=True)
         for path in self._job.strays:

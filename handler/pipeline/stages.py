@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from handler.engine.base import Engine
     from handler.engine.events import End
     from handler.graph.media_inputs import MediaInput
-    from handler.inputs.http import HttpFetcher
+    from handler.graph.model_inputs import ModelInput
     from handler.job import Job
+    from handler.models.library import ModelLibrary
     from handler.payload import PromptRequest
     from handler.records import Graph, Output
     from handler.settings import Settings
+    from handler.transfer.download import Downloader
 
 
 # Encoding is the one stage that burns our own CPU; more at once would starve the engine.
@@ -34,14 +36,20 @@ class Parts:
     """What the stages work with, wired in `build.py`.
 
     Attributes:
+        media: fetches the media that callers name; held to the address policy.
+        downloader: the same for models.
+        operator: of URLs that the operator names, which may lead anywhere.
+        models: brings models to where the engine lists them.
         scratch: folder for files of ours, removed with the server.
         converters: the few threads that encode; all jobs share them.
     """
 
     settings: Settings
     engine: Engine
-    fetcher: HttpFetcher
-    operator_fetcher: HttpFetcher
+    media: Downloader
+    downloader: Downloader
+    operator: Downloader
+    models: ModelLibrary
     scratch: Path
     converters: ThreadPoolExecutor = field(default_factory=_converters, repr=False)
 
@@ -60,11 +68,13 @@ class Validated:
 
     Attributes:
         media: inputs that take a file.
+        models: inputs that name a model, to be fetched or there already.
     """
 
     request: PromptRequest
     graph: Graph
     media: list[MediaInput]
+    models: list[ModelInput] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

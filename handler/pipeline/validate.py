@@ -5,20 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 from handler.errors import HandlerError, InvalidWorkflow, NoOutputNode, WorkflowFormatUi
 from handler.graph.check import check_graph, has_output_node
+from handler.graph.faults import quoted
 from handler.graph.media_inputs import media_inputs
+from handler.graph.model_inputs import folders_of, model_inputs, wishing_classes
+from handler.graph.nearest import nearest
 from handler.graph.ui_format import describe_bad_graph, is_ui_format
 from handler.pipeline.stages import Parts, Received, Validated
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Mapping
+
     from handler.engine.base import Engine
     from handler.graph.check import GraphFault
     from handler.graph.media_inputs import MediaInput
+    from handler.graph.model_inputs import ModelInput
     from handler.graph.object_info import ObjectInfo
     from handler.records import Graph
+
+T = TypeVar("T")
 
 # The text that comfyui-api's clients match.
 NO_OUTPUT = 'Prompt must contain a node with a "filename_prefix" input, such as "SaveImage"'
@@ -28,6 +37,7 @@ MOST_FAULTS = 50
 LONGEST_ID = 1000
 # Each class read anew is a request to the engine; a graph with more is wrong in another way.
 MOST_REFRESHED = 8
+MOST_WISHING = 64
 LARGE_GRAPH = 300
 # What may have changed since the engine's nodes were read: a file was added, a node reloaded.
 EMBEDDED_LACKS = "the embedded engine has core image nodes only; set COMFY_HOME to run this graph"
@@ -45,21 +55,19 @@ async def validate(received: Received, parts: Parts) -> Validated:
     graph = received.request.prompt
     _check_shape(graph)
     info = await parts.engine.object_info()
-    faults, media = await _look(graph, info)
-    elsewhere = {item.location for item in media}
-    stale = {f.class_type for f in faults if f.type in MAY_BE_STALE and f.location not in elsewhere}
+    seen = await _look(graph, info, parts)
+    stale = {f.class_type for f in seen.faults if f.type in MAY_BE_STALE}
     if 0 < len(stale) <= MOST_REFRESHED:
         await _refresh(parts.engine, stale)
-        faults, media = await _look(graph, info)
-        elsewhere = {item.location for item in media}
-    faults = [f for f in faults if not (f.type in MAY_BE_STALE and f.location in elsewhere)]
-    if faults:
+        seen = await _look(graph, info, parts)
+    if seen.faults:
+        faults = [_with_catalogue(fault, info, seen.listings, parts) for fault in seen.faults]
         raise refused(faults if parts.engine.kind != "embedded" else _of_embedded(faults))
     if not has_output_node(graph, info):
         raise NoOutputNode(
             NO_OUTPUT, location="prompt", hint="add a node that saves or previews the result"
         )
-    return Validated(received.request, graph, media)
+    return Validated(received.request, graph, seen.media, seen.models)
 
 
 def _check_shape(graph: Graph) -> None:
@@ -84,16 +92,65 @@ def _check_shape(graph: Graph) -> None:
         )
 
 
-async def _look(graph: Graph, info: ObjectInfo) -> tuple[list[GraphFault], list[MediaInput]]:
-    """Find faults and media; a large graph in a thread, so that others are served meanwhile."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a graph has: faults, and inputs that are looked after later and so are none."""
 
-    def look() -> tuple[list[GraphFault], list[MediaInput]]:
-        return check_graph(graph, info), media_inputs(graph, info)
+    faults: list[GraphFault]
+    media: list[MediaInput]
+    models: list[ModelInput]
+    listings: Mapping[str, Collection[str]]
 
-    return await asyncio.to_thread(look) if len(graph) > LARGE_GRAPH else look()
+
+async def _look(graph: Graph, info: ObjectInfo, parts: Parts) -> _Seen:
+    """Find faults, media and models; a large graph in a thread, so that others are served."""
+    known = parts.models.known
+    wishing = await _off_loop(graph, lambda: wishing_classes(graph, info, known))
+    if 0 < len(wishing) <= MOST_WISHING:
+        # Lists and choices are compared: both have to be of the same moment.
+        await _refresh(parts.engine, wishing)
+    listings = await parts.models.listings(fresh=bool(wishing))
+
+    def look() -> _Seen:
+        media = media_inputs(graph, info)
+        taken = {item.location for item in media}
+        models = [
+            want
+            for want in model_inputs(graph, info, listings, known)
+            if want.location not in taken
+        ]
+        taken.update(want.location for want in models)
+        faults = [
+            fault
+            for fault in check_graph(graph, info)
+            if not (fault.type in MAY_BE_STALE and fault.location in taken)
+        ]
+        return _Seen(faults, media, models, listings)
+
+    return await _off_loop(graph, look)
 
 
-async def _refresh(engine: Engine, classes: set[str | None]) -> None:
+async def _off_loop(graph: Graph, work: Callable[[], T]) -> T:
+    return await asyncio.to_thread(work) if len(graph) > LARGE_GRAPH else work()
+
+
+def _with_catalogue(
+    fault: GraphFault, info: ObjectInfo, listings: Mapping[str, Collection[str]], parts: Parts
+) -> GraphFault:
+    """Add what the catalogue has to the names that were perhaps meant."""
+    spec = info.node(fault.class_type)
+    declared = spec.inputs.get(fault.input or "") if spec else None
+    if fault.type != "value_not_in_list" or spec is None or declared is None:
+        return fault
+    known = parts.models.known_in(folders_of(spec, declared, listings))
+    near = nearest(str(fault.received), [*fault.choices_near, *known])
+    if near == fault.choices_near:
+        return fault
+    hint = f"did you mean {', '.join(quoted(name) for name in near)}?"
+    return dataclasses.replace(fault, choices_near=near, hint=hint, blame="caller")
+
+
+async def _refresh(engine: Engine, classes: Iterable[str | None]) -> None:
     with contextlib.suppress(HandlerError):  # what we have is then the best we know
         await asyncio.gather(*(engine.refresh_class(name) for name in classes if name))
 

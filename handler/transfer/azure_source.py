@@ -10,6 +10,7 @@ import datetime as dt
 import importlib
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from handler.credentials import Auth, BearerAuth, S3Auth
 from handler.errors import InputFailed
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 _VALID = dt.timedelta(hours=12)
 _VERSION = "2021-08-06"  # the oldest that takes every form of token used here
 _SCOPE = "https://storage.azure.com/.default"
+_CLOUD = "blob.core.windows.net"
+_EMULATED = "devstoreaccount1"  # its key is the same everywhere, and no secret
+_LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,9 @@ class AzureSource:
             from azure.storage.blob import BlobClient, BlobServiceClient
         except ImportError as fault:
             raise InputFailed(
-                "Azure URLs need azure-storage-blob", hint="pip install azure-storage-blob"
+                "links of Azure need azure-storage-blob",
+                blame="image",
+                hint="pip install 'comfyfn[azure]'",
             ) from fault
         account, name, key = self._account, self._account.account, self._account.key
         sas, endpoint = account.sas_token.lstrip("?"), ""
@@ -123,7 +129,7 @@ class AzureSource:
                 name, endpoint = service.account_name or "", service.primary_endpoint
                 endpoint, _, sas = endpoint.partition("?")
                 key = getattr(service.credential, "account_key", "")
-            if blob.account_name != name or not url.startswith(endpoint.rstrip("/")):
+            if not _at_home(url, name, endpoint):
                 return "", {}, False
             if key:
                 return _sas(name, key, blob.container_name, blob.blob_name), {}, True
@@ -141,11 +147,32 @@ class AzureSource:
         except ImportError as fault:
             raise InputFailed(
                 "an Azure account without key and SAS token needs azure-identity",
+                blame="image",
                 hint="pip install azure-identity, or set AZURE_STORAGE_KEY",
             ) from fault
         if self._identity is None:
             self._identity = identity.DefaultAzureCredential()
         return {"Authorization": f"Bearer {self._identity.get_token(_SCOPE).token}"}
+
+
+def _at_home(url: str, account: str, endpoint: str) -> bool:
+    """Tell whether a URL leads to the operator's own account, and nowhere that only looks like it.
+
+    The SDK takes the first label of any host for the account's name: by that alone, a caller
+    could have the operator's signature sent to a host of their own.
+
+    Args:
+        endpoint: of the connection string; "" for none.
+    """
+    parts, home = urlsplit(url), urlsplit(endpoint)
+    if parts.username is not None or parts.password is not None:
+        return False
+    if endpoint:
+        same = (parts.scheme, parts.netloc.lower()) == (home.scheme, home.netloc.lower())
+        return same and parts.path.startswith(f"{home.path.rstrip('/')}/")
+    if account == _EMULATED:
+        return parts.hostname in _LOOPBACK and parts.path.startswith(f"/{account}/")
+    return parts.scheme == "https" and parts.netloc.lower() == f"{account.lower()}.{_CLOUD}"
 
 
 def _sas(account: str, key: str, container: str, blob: str) -> str:

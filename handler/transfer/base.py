@@ -156,3 +156,17 @@ class FileSource(Source, Protocol):
             As `stat`.
         """
         ...
+
+
+@runtime_checkable
+class Admitting(Protocol):
+    """A source that can refuse a URL before anything is asked of where it leads."""
+
+    async def admit(self, url: str) -> None:
+        """Let a URL through, or refuse it.
+
+        Raises:
+            UrlNotAllowed: the address policy refuses the URL's host.
+            InputFailed: the URL is malformed, or names nothing that may be taken.
+        """
+        ...

@@ -3,27 +3,41 @@
 A file appears under its final name only when it is complete. Until then its bytes lie beside it
 in `.<name>.<key>.part`, with a note of which are there (`part.py`); they stay after a drop, a
 cancellation or the end of the process, and the next download of the same URL to the same place
-fetches the rest, if the source still has the same version of the file.
+fetches the rest, if the source still has the same version of the file. What nobody took up for a
+week is removed by the next download into the same folder.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import logging
-from dataclasses import dataclass, field
+import time
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from handler.errors import HandlerError, InputFailed
 from handler.inputs.redact import redacted
+from handler.transfer.base import Admitting
 from handler.transfer.flight import Flight, Means
-from handler.transfer.part import Part
-from handler.transfer.records import Downloaded, Limits, MakeRoom, OnProgress, Progress, Wanted
+from handler.transfer.http_line import passing
+from handler.transfer.part import Part, part_path, remove_stale_parts
+from handler.transfer.records import (
+    Downloaded,
+    Limits,
+    MakeRoom,
+    OnProgress,
+    Progress,
+    Wanted,
+)
 from handler.transfer.room import Room, storing_fault
 from handler.transfer.threads import Threads, ended
+from handler.transfer.verify import check_file, check_told, sha256_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
 
     from handler.credentials import Auth
     from handler.transfer.base import Remote, Source
@@ -31,6 +45,9 @@ if TYPE_CHECKING:
 log = logging.getLogger("comfyfn.transfer")
 
 _LOCK_POLL_S = 0.2
+_STALE_S = 7 * 86400.0
+_SILENCES = 4
+"""How many times the longest silence a question to a source may take, redirects and all."""
 
 
 @dataclass(slots=True, eq=False)
@@ -116,10 +133,21 @@ class Downloader:
             As `download`.
         """
         source = self._pick(url)
-        async with self._means.slots:
+        async with self._asking(url):
             remote = await source.stat(url, auth)
             await source.release(remote)
         return remote
+
+    async def admit(self, url: str) -> None:
+        """Refuse at once what cannot or must not be fetched; what a host answers is not known yet.
+
+        Raises:
+            UrlNotAllowed: the address policy refuses the URL's host.
+            InputFailed: no source takes such a URL, or it names nothing that may be taken.
+        """
+        source = self._pick(url)
+        if isinstance(source, Admitting):
+            await source.admit(url)
 
     async def check_access(self, url: str, auth: Auth | None = None) -> None:
         """Make sure that who asks may read a file that is here already.
@@ -128,7 +156,7 @@ class Downloader:
             AccessDenied: they may not.
             InputFailed, UrlNotAllowed: as `download`.
         """
-        async with self._means.slots:
+        async with self._asking(url):
             await self._pick(url).check_access(url, auth)
 
     async def close(self) -> None:
@@ -136,6 +164,17 @@ class Downloader:
         for wanted, shared in list(self._shared.items()):
             await self._abandon(wanted, shared)
         self._threads.close()
+
+    @contextlib.asynccontextmanager
+    async def _asking(self, url: str) -> AsyncIterator[None]:
+        """Hold a connection for a question; a source that draws it out must not keep that."""
+        limit_s = _SILENCES * self._limits.idle_s
+        async with self._means.slots:
+            try:
+                async with asyncio.timeout(limit_s):
+                    yield
+            except TimeoutError as fault:
+                raise passing(f"{redacted(url)}: no answer within {limit_s:g} s") from fault
 
     def _forget(self, wanted: Wanted, shared: _Shared) -> None:
         if self._shared.get(wanted) is shared:
@@ -148,23 +187,57 @@ class Downloader:
 
     async def _run(self, wanted: Wanted) -> Downloaded:
         shown = redacted(wanted.url)
+        limits = _limits_of(wanted, self._limits)
+        means = replace(self._means, limits=limits)
         try:
-            async with asyncio.timeout(self._limits.total_s):
+            async with asyncio.timeout(limits.total_s):
                 source = self._pick(wanted.url)
-                part = await _locked(wanted, shown)
+                part, brought = await _locked(wanted, shown)
                 try:
+                    await self._threads.call(
+                        lambda: remove_stale_parts(wanted.target.parent, _STALE_S)
+                    )
+                    if brought and (theirs := await self._theirs(wanted, source, limits)):
+                        return theirs
                     flight = Flight(
-                        wanted, source, part, self._means, lambda news: self._tell(wanted, news)
+                        wanted, source, part, means, lambda news: self._tell(wanted, news)
                     )
                     return await flight.run()
                 finally:
                     part.close()
         except TimeoutError as fault:
             raise InputFailed(
-                f"{shown}: not done within {self._limits.total_s:g} s",
+                f"{shown}: not done within {limits.total_s:g} s",
                 blame="platform",
                 retryable=True,
             ) from fault
+
+    async def _theirs(self, wanted: Wanted, source: Source, limits: Limits) -> Downloaded | None:
+        """Take the file that another process brought while this one waited for it.
+
+        A fleet that starts on one volume fetches a model once. The source is asked all the same:
+        for the right to it, and whether it still is that file.
+        """
+        began, shown, path = time.monotonic(), redacted(wanted.url), wanted.target
+        try:
+            async with self._means.slots:
+                remote = await source.stat(wanted.url, wanted.auth)
+                await source.release(remote)
+            check_told(wanted, remote, limits.max_bytes, shown)
+            if remote.size is None:
+                return None
+            expected, found = wanted.sha256 or remote.sha256, None
+            if expected:
+                found = await self._threads.call(lambda: sha256_of(path))
+            await self._threads.call(lambda: check_file(path, wanted, remote, found, shown))
+        except (HandlerError, OSError) as fault:
+            log.info("%s: what another process brought is not taken: %s", shown, fault)
+            return None
+        log.info("%s was brought by another process", shown)
+        return Downloaded(
+            path, remote.size, found, time.monotonic() - began, remote.size,
+            remote.filename_hint, remote.content_type, remote.etag,
+        )  # fmt: skip
 
     def _tell(self, wanted: Wanted, news: Progress) -> None:
         shared = self._shared.get(wanted)
@@ -178,16 +251,41 @@ class Downloader:
                 log.exception("a listener of download progress failed")
 
 
-async def _locked(wanted: Wanted, shown: str) -> Part:
-    """Get hold of the part, after whoever else has it: another process, or other credentials."""
+def _limits_of(wanted: Wanted, limits: Limits) -> Limits:
+    """Give the limits of one file: its own where it has any."""
+    return replace(
+        limits,
+        max_bytes=limits.max_bytes if wanted.max_bytes is None else wanted.max_bytes,
+        total_s=limits.total_s if wanted.total_s is None else wanted.total_s,
+        tries=limits.tries if wanted.tries is None else wanted.tries,
+    )
+
+
+async def _locked(wanted: Wanted, shown: str) -> tuple[Part, bool]:
+    """Get hold of the part, after whoever else has it: another process, or other credentials.
+
+    Returns:
+        The part, and whether the file at the target is the one that they brought meanwhile.
+    """
+    path = part_path(wanted.target, wanted.url)
+    theirs: set[tuple[int, int]] = set()
     try:
         wanted.target.parent.mkdir(parents=True, exist_ok=True)
         # Asked again and again: whoever has it may be another process.
-        while (part := Part.locked(wanted.target, wanted.url)) is None:  # noqa: ASYNC110
+        while (part := Part.locked(wanted.target, wanted.url)) is None:
+            theirs |= _identity(path)
             await asyncio.sleep(_LOCK_POLL_S)
     except OSError as fault:
         raise storing_fault(fault, shown) from fault
-    return part
+    return part, bool(theirs & _identity(wanted.target))
+
+
+def _identity(path: Path) -> set[tuple[int, int]]:
+    """Tell one file from another, whatever its name; nothing where there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        status = path.stat()
+        return {(status.st_dev, status.st_ino)}
+    return set()
 
 
 def _nothing(_: Progress) -> None:

@@ -12,20 +12,11 @@ from typing import TYPE_CHECKING
 from handler.errors import HandlerError, InputFailed
 from handler.inputs.redact import redacted
 from handler.transfer.base import AccessDenied, DiskFull, FileSource, RangeSource, SourceChanged
-from handler.transfer.ranges import Dropped, Ranges, backoff, too_large
+from handler.transfer.ranges import Dropped, Ranges, asks_too_much, backoff
 from handler.transfer.records import Downloaded, Progress
 from handler.transfer.room import storing_fault
 from handler.transfer.threads import beside
-from handler.transfer.verify import (
-    Corrupt,
-    RunningHash,
-    check_hash,
-    check_no_page,
-    check_safetensors,
-    is_page_type,
-    page_instead,
-    sha256_of,
-)
+from handler.transfer.verify import Corrupt, RunningHash, check_file, check_told, sha256_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -42,7 +33,6 @@ log = logging.getLogger("comfyfn.transfer")
 _CHANGES = 3
 _HASH_STEP = 16 << 20
 _HASH_POLL_S = 0.05
-_SUFFIXES = (".safetensors", ".sft")
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +117,7 @@ class Flight:
             remote = await self._asked(parts=parts)
             self._seen = True
             try:
-                self._refuse(remote)
+                check_told(self.wanted, remote, self.means.limits.max_bytes, self.shown)
                 hexdigest = await self._brought_and_hashed(remote)
             finally:
                 await self.source.release(remote)
@@ -146,30 +136,11 @@ class Flight:
                 )
             except InputFailed as fault:
                 fails += 1
-                if not fault.retryable or fails >= self.means.limits.tries:
+                limits = self.means.limits
+                if not fault.retryable or fails >= limits.tries or asks_too_much(limits, fault):
                     raise
                 log.info("%s; try %d", fault.message, fails + 1)
                 await asyncio.sleep(backoff(self.means.limits, fails, fault.retry_after_s))
-
-    def _refuse(self, remote: Remote) -> None:
-        """Hold what the source tells against what is wanted, before anything is fetched."""
-        wanted, name, size = self.wanted, self.wanted.target.name, remote.size
-        page = wanted.kind == "model" and is_page_type(remote.content_type, name)
-        if page and (size is None or size <= 4 << 20):
-            raise page_instead(remote.host, self.shown)
-        if size is not None and wanted.size is not None and size != wanted.size:
-            raise InputFailed(
-                f"{self.shown} has {size} bytes, not the {wanted.size} that were told",
-                details={"expected": wanted.size, "bytes": size},
-            )
-        most = self._most()
-        if size is not None and most is not None and size > most:
-            raise too_large(self.shown, most)
-
-    def _most(self) -> int | None:
-        return (
-            self.means.limits.max_bytes if self.wanted.max_bytes is None else self.wanted.max_bytes
-        )
 
     async def _brought_and_hashed(self, remote: Remote) -> str | None:
         """Bring the bytes and check them; give their SHA-256 where it was computed."""
@@ -185,7 +156,9 @@ class Flight:
         found = hasher.hexdigest() if hasher else None
         if expected and found is None:
             found = await self.means.threads.call(lambda: sha256_of(path))
-        await self.means.threads.call(lambda: self._check(path, remote, expected, found))
+        await self.means.threads.call(
+            lambda: check_file(path, self.wanted, remote, found, self.shown)
+        )
         return found
 
     async def _bring(self, source: FileSource, remote: Remote) -> Path:
@@ -217,7 +190,8 @@ class Flight:
         means = self.means
         ranges = Ranges(
             source, remote, part, limits=means.limits, slots=means.slots, threads=means.threads,
-            max_bytes=self._most(), shown=self.shown,
+            max_bytes=means.limits.max_bytes, shown=self.shown,
+            check_room=lambda: means.room.check(part, self.shown),
         )  # fmt: skip
         with self._room(remote.size):
             async with self._telling(remote), self._hashing(hasher):
@@ -237,24 +211,13 @@ class Flight:
         return part.etag == remote.etag and bool(remote.etag or self.wanted.sha256)
 
     async def _make_room(self, count: int) -> None:
+        # Before anything is removed for it: a source may tell any size.
+        self.means.room.possible(self.part, count, self.shown)
         if self.means.make_room is not None:
             await self.means.make_room(self.wanted.target.parent, count)
 
     def _room(self, size: int | None) -> contextlib.AbstractContextManager[None]:
         return self.means.room.kept(self.part, size or 0, self.shown)
-
-    def _check(self, path: Path, remote: Remote, expected: str | None, found: str | None) -> None:
-        """Hold what came against everything that is known of it. Blocking."""
-        name, size = self.wanted.target.name, path.stat().st_size
-        if self.wanted.kind == "model":
-            check_no_page(path, name, remote.host, self.shown)
-        for told in (remote.size, self.wanted.size):
-            if told is not None and told != size:
-                raise Corrupt(f"{self.shown}: {size} bytes came of {told}")
-        if expected and found:
-            check_hash(expected, found, self.shown)
-        elif self.wanted.kind == "model" and name.lower().endswith(_SUFFIXES):
-            check_safetensors(path, self.shown)
 
     def _published(self, remote: Remote, hexdigest: str | None) -> Downloaded:
         self.part.publish()
@@ -269,7 +232,7 @@ class Flight:
         self.tell(Progress(size, size, came / max(seconds, 1e-6)))
         return Downloaded(
             self.wanted.target, size, hexdigest, seconds, self.resumed,
-            remote.filename_hint, remote.content_type,
+            remote.filename_hint, remote.content_type, remote.etag,
         )  # fmt: skip
 
     @contextlib.asynccontextmanager

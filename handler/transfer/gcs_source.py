@@ -104,7 +104,8 @@ class GcsSource:
         except ImportError as fault:
             raise InputFailed(
                 "gs:// URLs with GOOGLE_APPLICATION_CREDENTIALS need google-auth and requests",
-                hint="pip install google-auth requests",
+                blame="image",
+                hint="pip install 'comfyfn[gcs]'",
             ) from fault
         try:
             if self._account is None:

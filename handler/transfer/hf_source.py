@@ -212,7 +212,9 @@ def _library() -> Any:
         import huggingface_hub
     except ImportError as fault:
         raise InputFailed(
-            "URLs of Hugging Face need huggingface_hub", hint="pip install 'huggingface_hub>=1.1'"
+            "links of Hugging Face need huggingface_hub",
+            blame="image",
+            hint="pip install 'comfyfn[huggingface]'",
         ) from fault
     return huggingface_hub
 

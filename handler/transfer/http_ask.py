@@ -47,9 +47,10 @@ class Ask:
         """
         try:
             url = self.url.join(location)
+            host = url.host  # raises for a name that no DNS can have
         except (httpx.InvalidURL, ValueError) as fault:
             raise InputFailed(f"{self.shown}: redirected to a malformed URL") from fault
-        if url.scheme not in PORTS or not url.host:
+        if url.scheme not in PORTS or not host:
             raise InputFailed(f"{self.shown}: redirected to {url.scheme}:")
         if self.url.scheme == "https" and url.scheme == "http":
             raise InputFailed(f"{self.shown}: redirected from https to http, {redacted(url)}")

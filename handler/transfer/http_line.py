@@ -13,6 +13,7 @@ import os
 import socket
 import ssl
 import threading
+import time
 import zlib
 from typing import TYPE_CHECKING, Literal
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 PORTS = {"http": 80, "https": 443}
 # TLS gives 16 KiB at a time: gathered, so that the file is not written in crumbs.
 _GATHERED = 256 << 10
+_GATHERING_S = 1.0
+_GZIP = b"\x1f\x8b"
 
 
 def origin(url: httpx.URL) -> tuple[str, str, int]:
@@ -52,8 +55,12 @@ class Line:
 
     def secure(self, trust: ssl.SSLContext) -> None:
         """Speak TLS from here on."""
-        self._sock = trust.wrap_socket(self._sock, server_hostname=self.origin[1])
-        self._client.sock = self._sock
+        # Kept before the handshake, so that `abort` reaches it while a server draws that out.
+        secured = trust.wrap_socket(
+            self._sock, server_hostname=self.origin[1], do_handshake_on_connect=False
+        )
+        self._client.sock = self._sock = secured
+        secured.do_handshake()
 
     def ask(self, url: httpx.URL, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         """Send a GET and read the head of the answer."""
@@ -163,13 +170,20 @@ class LineBody:
         if self._left == 0:
             return 0
         if self._left is None:
-            return self._response.readinto(buffer)
+            # Not its readinto: that waits for a whole buffer, on a slow line longer than the
+            # watch does, and what came until then would be lost.
+            data = self._response.read1(len(buffer))
+            buffer[: len(data)] = data
+            return len(data)
         # Past the response's own readinto, which fills the whole buffer before it returns and
         # took a third more CPU on loopback for that.
         buffer = buffer[: min(len(buffer), self._left)]
         stream = self._response.fp
         count = stream.readinto1(buffer)
+        until = time.monotonic() + _GATHERING_S
         while self._line.encrypted and 0 < count < min(len(buffer), _GATHERED):
+            if time.monotonic() > until:
+                break  # a slow line: what came must be seen, or it passes for silence
             more = stream.readinto1(buffer[count:])
             if not more:
                 break
@@ -209,18 +223,13 @@ class UnpackedBody:
 
     def __init__(self, packed: LineBody) -> None:
         self._packed = packed
-        self._unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip's or zlib's head
+        self._unpacker = _new_unpacker()
         self._raw = memoryview(bytearray(_GATHERED))
         self._tail = b""
 
     def readinto(self, buffer: memoryview) -> int:
         """Fill a buffer as far as bytes are at hand; documented at the port."""
-        while not self._unpacker.eof:
-            if not self._tail:
-                count = self._packed.readinto(self._raw)
-                if not count:
-                    raise passing("the connection was lost")
-                self._tail = bytes(self._raw[:count])
+        while self._more():
             try:
                 out = self._unpacker.decompress(self._tail, len(buffer))
             except zlib.error as fault:
@@ -234,6 +243,27 @@ class UnpackedBody:
     def close(self) -> None:
         """End it; documented at the port."""
         self._packed.close()
+
+    def _more(self) -> bool:
+        """Have packed bytes at hand; False at the end of the last of the packed runs."""
+        if self._unpacker.eof:
+            # gzip may be several runs, one after the other, as tools that pack in parallel make.
+            start = self._unpacker.unused_data
+            while len(start) < len(_GZIP) and (count := self._packed.readinto(self._raw)):
+                start += self._raw[:count]
+            if not start.startswith(_GZIP):
+                return False
+            self._unpacker, self._tail = _new_unpacker(), start
+        elif not self._tail:
+            count = self._packed.readinto(self._raw)
+            if not count:
+                raise passing("the connection was lost")
+            self._tail = bytes(self._raw[:count])
+        return True
+
+
+def _new_unpacker() -> zlib._Decompress:
+    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip's or zlib's head
 
 
 def passing(message: str, **details: object) -> InputFailed:

@@ -63,6 +63,16 @@ class Sender:
         # Reading the roots takes some 20 ms, so it waits for the first fetch and is done once.
         return self._given_trust or httpx.create_ssl_context(trust_env=False)
 
+    async def admit(self, url: httpx.URL) -> None:
+        """Hold a URL's host against the policy, and dial nothing.
+
+        Raises:
+            UrlNotAllowed: the policy refuses where it leads.
+            InputFailed: the name has no address.
+        """
+        _, host, port = origin(url)
+        await self._policy.resolve(host, port)
+
     async def get(
         self, trail: Trail, extra: dict[str, str], refused: frozenset[int] = frozenset()
     ) -> tuple[Line, http.client.HTTPResponse]:

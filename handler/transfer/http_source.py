@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from handler.transfer.threads import Threads
 
 _UNPACKED = frozenset({"gzip", "x-gzip", "deflate"})
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_PACKED_OTHERWISE = frozenset({"br", "zstd", "compress", "x-compress"})
+_RANGE = re.compile(r"(?a)bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)")
 
 
 class HttpSource:
@@ -85,6 +86,10 @@ class HttpSource:
         """Begin reading a part; documented at the port."""
         return await open_http(remote, start, end)
 
+    async def admit(self, url: str) -> None:
+        """Hold the URL's host against the policy; documented at the port."""
+        await self._sender.admit(self._plain(url).url)
+
     async def check_access(self, url: str, auth: Auth | None) -> None:
         """Ask for one byte and take none; documented at the port."""
         await self.check_ask(self.ask(url, auth))
@@ -114,10 +119,11 @@ class HttpSource:
         shown = redacted(url)
         try:
             parsed = httpx.URL(url)
+            host = parsed.host  # raises for a name that no DNS can have
         except (httpx.InvalidURL, ValueError) as fault:
             raise InputFailed(f"not a valid URL: {shown}") from fault
         # httpx escapes what no host may have in it, and would ask DNS for that.
-        if parsed.scheme not in PORTS or not parsed.host or "%" in parsed.host:
+        if parsed.scheme not in PORTS or not host or "%" in host:
             raise InputFailed(f"not an http(s) URL: {shown}")
         plain = parsed.copy_with(username="", password="", fragment=None)
         return Ask(plain, basic(parsed), {}, shown)
@@ -151,9 +157,16 @@ class HttpSource:
         except BaseException:
             trail.close()
             raise
-        packing = response.getheader("content-encoding", "").strip().lower()
+        packings = set(re.split(r"[ ,]+", response.getheader("content-encoding", "").lower()))
         body = LineBody(line, response, trail.keep)
-        if packing in _UNPACKED:
+        if packings & _PACKED_OTHERWISE:
+            body.close()
+            trail.close()
+            raise InputFailed(
+                f"{ask.shown}: the source packs the file, though it was asked not to",
+                details={"content_encoding": ", ".join(sorted(packings & _PACKED_OTHERWISE))},
+            )
+        if packings & _UNPACKED:
             if response.status == 206:
                 body.close()  # parts of what is packed cannot be unpacked
                 return await self.stat_ask(ask, url, 0, parts=False)
@@ -251,6 +264,9 @@ def _filename(response: http.client.HTTPResponse, url: httpx.URL) -> str:
     """Take the name from Content-Disposition, else from the URL, without any folder."""
     message = Message()
     message["Content-Disposition"] = response.getheader("content-disposition", "")
-    name = message.get_filename() or url.path
+    try:
+        name = message.get_filename() or url.path
+    except (ValueError, LookupError, TypeError):  # what the parser makes of a hostile one
+        name = url.path
     leaf = PurePosixPath(name.replace("\\", "/")).name
     return "" if leaf == ".." else "".join(filter(str.isprintable, leaf))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import shutil
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +11,15 @@ from urllib.parse import unquote, urlsplit
 
 from handler.errors import InputFailed
 from handler.transfer.base import Remote
+from handler.transfer.http_line import passing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from handler.credentials import Auth
     from handler.transfer.threads import Threads
+
+_BLOCK = 4 << 20
 
 
 class LocalSource:
@@ -54,6 +57,10 @@ class LocalSource:
             handle=path,
         )
 
+    async def admit(self, url: str) -> None:
+        """Find the file; documented at the port."""
+        await self._threads.call(lambda: self._allowed(url))
+
     async def check_access(self, url: str, auth: Auth | None) -> None:
         """Find the file; documented at the port."""
         await self.stat(url, auth)
@@ -73,7 +80,7 @@ class LocalSource:
         text = unquote(parts.path) if parts.scheme == "file" else url
         if not self._roots:
             raise InputFailed(
-                "files of this machine may not be taken", hint="the operator sets MODEL_ROOTS"
+                "files of this machine may not be taken", hint="the operator sets ALLOW_PATHS"
             )
         if "\0" in text or not text.startswith("/") or parts.netloc not in {"", "localhost"}:
             raise InputFailed("not an absolute path of this machine")
@@ -82,7 +89,7 @@ class LocalSource:
         if not any(path.is_relative_to(root) for root in self._roots):
             raise InputFailed(
                 f"{path.name} lies outside the folders that files may be taken from",
-                hint="the operator adds the folder to MODEL_ROOTS",
+                hint="the operator adds the folder to ALLOW_PATHS",
             )
         if not path.is_file():
             raise InputFailed(f"there is no file {path.name} in that folder")
@@ -103,18 +110,24 @@ async def placed(path: Path, part: Path, tell: Callable[[int], None], threads: T
 
 
 def _copy(path: Path, part: Path, tell: Callable[[int], None], stop: threading.Event) -> None:
-    """Copy within the kernel, a bit at a time, so that it can be stopped. Blocking."""
-    done = 0
-    with path.open("rb") as source, part.open("wb") as target:
+    """Copy a bit at a time, so that it can be stopped: within the kernel where it can. Blocking."""
+    done, in_kernel = 0, True
+    buffer = memoryview(bytearray(_BLOCK))
+    with path.open("rb", buffering=0) as source, part.open("wb", buffering=0) as target:
+        size = os.fstat(source.fileno()).st_size
         while not stop.is_set():
-            try:
-                count = os.copy_file_range(source.fileno(), target.fileno(), 16 << 20)
-            except OSError:
-                source.seek(done)
-                target.seek(done)
-                shutil.copyfileobj(source, target, 1 << 20)  # a file system that cannot
-                return
+            count = 0
+            if in_kernel:
+                # Not across all disks; and some file systems say "no more" where they cannot.
+                with contextlib.suppress(OSError):
+                    count = os.copy_file_range(source.fileno(), target.fileno(), 16 << 20)
+                in_kernel = bool(count)
+            if not in_kernel:
+                os.lseek(source.fileno(), done, os.SEEK_SET)
+                count = os.pwrite(target.fileno(), buffer[: source.readinto(buffer)], done)
             if not count:
-                return
+                break
             done += count
             tell(done)
+    if not stop.is_set() and done != size:
+        raise passing(f"{path.name} changed while it was copied")

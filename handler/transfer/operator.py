@@ -1,24 +1,34 @@
-"""The sources as the operator set them up: what they named themselves is not held to the policy."""
+"""The sources as the operator set them up, for the URLs of the operator and for those of callers.
+
+What the operator named is not held to the address policy, and may be any file of this machine.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import httpx
 from pydantic import SecretStr, ValidationError
 
 from handler.credentials import BearerAuth, Credential, HeaderAuth
 from handler.inputs.address import AddressPolicy
 from handler.settings import SettingsError
 from handler.transfer.azure_source import AzureAccount
+from handler.transfer.records import Limits
 from handler.transfer.sources import Sources, SourceSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from handler.inputs.address import Resolver
     from handler.settings import Settings
     from handler.transfer.threads import Threads
 
 # By name: `*.civitai.com` would match a host that has it in its query.
 _CIVITAI = ("civitai.com", "www.civitai.com", "civitai.red", "www.civitai.red")
+_MEDIA_TRIES = 3
 
 
 def operator_sources(settings: Settings, threads: Threads) -> Sources:
@@ -27,17 +37,75 @@ def operator_sources(settings: Settings, threads: Threads) -> Sources:
     Raises:
         SettingsError: credentials are set that cannot be sent.
     """
-    return Sources(source_settings(settings), AddressPolicy("*"), threads)
+    return Sources(operator_settings(settings), AddressPolicy("*"), threads)
 
 
-def source_settings(settings: Settings) -> SourceSettings:
-    """Give what is set for the providers.
+def caller_sources(
+    settings: Settings, threads: Threads, resolver: Resolver | None = None
+) -> Sources:
+    """Make the sources of URLs that callers send.
+
+    Args:
+        resolver: asked for host names; the system's by default.
 
     Raises:
         SettingsError: credentials are set that cannot be sent.
     """
+    return Sources(caller_settings(settings), _policy(settings, resolver), threads)
+
+
+def media_sources(settings: Settings, threads: Threads) -> Sources:
+    """Make the sources of the media that callers name: as `caller_sources`, and nothing is kept.
+
+    huggingface_hub would leave every picture in its cache, longer than the job it was sent for.
+
+    Raises:
+        SettingsError: credentials are set that cannot be sent.
+    """
+    set_ = replace(caller_settings(settings), hf_over_http=True)
+    return Sources(set_, _policy(settings), threads)
+
+
+def media_limits(settings: Settings) -> Limits:
+    """Give the limits of media: a caller waits for them, so less is tried than for a model."""
+    return Limits(
+        total_s=settings.fetch_timeout_s, max_bytes=settings.max_input_mb << 20, tries=_MEDIA_TRIES
+    )
+
+
+def operator_settings(settings: Settings) -> SourceSettings:
+    """Give what is set for the operator's own URLs: every file, the header to every other host.
+
+    Raises:
+        SettingsError: credentials are set that cannot be sent.
+    """
+    return _source_settings(settings, ("**",), (Path("/"),))
+
+
+def caller_settings(settings: Settings) -> SourceSettings:
+    """Give what is set for callers' URLs. Providers get what is set for them.
+
+    HTTP_AUTH_HEADER_* goes to the origins of HTTP_AUTH_ALLOWED_ORIGINS only: callers could name a
+    host of their own, and would be told the secret.
+
+    Raises:
+        SettingsError: credentials are set that cannot be sent.
+    """
+    origins = filter(None, map(str.strip, settings.http_auth_origins.split(",")))
+    patterns = [f"{str(httpx.URL(origin)).rstrip('/')}/**" for origin in origins]
+    return _source_settings(settings, patterns, settings.allow_paths)
+
+
+def _policy(settings: Settings, resolver: Resolver | None = None) -> AddressPolicy:
+    allowed = ",".join(filter(None, (settings.url_allow_hosts, settings.trusted_origins)))
+    return AddressPolicy(allowed, resolver)
+
+
+def _source_settings(
+    settings: Settings, patterns: Iterable[str], local_roots: tuple[Path, ...]
+) -> SourceSettings:
     return SourceSettings(
-        defaults=_defaults(settings),
+        defaults=_defaults(settings, patterns),
         s3_region=settings.aws_region or settings.aws_default_region or None,
         s3_endpoint=settings.aws_endpoint or None,
         azure=AzureAccount(
@@ -49,12 +117,16 @@ def source_settings(settings: Settings) -> SourceSettings:
         hf_token=settings.hf_token or None,
         hf_endpoint=settings.hf_endpoint.rstrip("/") or None,
         google_key_file=settings.google_key_file,
-        local_roots=(Path("/"),),
+        local_roots=local_roots,
     )
 
 
-def _defaults(settings: Settings) -> tuple[Credential, ...]:
-    """Give the credentials of http(s) hosts; the first that matches counts."""
+def _defaults(settings: Settings, patterns: Iterable[str]) -> tuple[Credential, ...]:
+    """Give the credentials of http(s) hosts; the first that matches counts.
+
+    Args:
+        patterns: of the URLs that HTTP_AUTH_HEADER_* is sent to.
+    """
     found: list[Credential] = []
     name = "CIVITAI_API_TOKEN"
     try:
@@ -69,7 +141,7 @@ def _defaults(settings: Settings) -> tuple[Credential, ...]:
                 header_name=settings.http_auth_name,
                 header_value=SecretStr(settings.http_auth_value),
             )
-            found.append(Credential(url_pattern="**", auth=header))
+            found += (Credential(url_pattern=pattern, auth=header) for pattern in patterns)
     except ValidationError as error:
         raise SettingsError(f"{name}: {error.errors()[0]['msg']}") from None
     return tuple(found)

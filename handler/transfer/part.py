@@ -8,9 +8,11 @@ the URL; the URL itself may hold secrets and is in neither.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import threading
 import time
@@ -21,10 +23,14 @@ from handler.transfer.spans import Spans
 if TYPE_CHECKING:
     from pathlib import Path
 
+log = logging.getLogger("comfyfn.transfer")
+
 NOTE_EVERY = 4 << 20
 """Bytes that may come before they are noted."""
 
 _LONGEST_NAME = 255
+_KEY_LENGTH = 16
+_NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
 # The note is written over itself in one call: padded, so that a shorter one leaves no tail.
 _NOTE_BYTES = 4096
 
@@ -64,7 +70,7 @@ class Part:
         path = part_path(target, url)
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(fd)
             # Whoever had it may have published or removed it: then this is no longer its name.
             if os.fstat(fd).st_ino != path.stat().st_ino:
                 raise FileNotFoundError
@@ -192,31 +198,48 @@ class Part:
 
 def part_path(target: Path, url: str) -> Path:
     """Give the temporary name for a target, short enough for every file system."""
-    ending = f".{_hash(url)[:16]}.part"
+    ending = f".{_hash(url)[:_KEY_LENGTH]}.part"
     stem = target.name.encode()[: _LONGEST_NAME - len(ending) - 1].decode(errors="ignore")
     return target.with_name(f".{stem}{ending}")
 
 
+def _lock(fd: int) -> None:
+    """Lock a file, where its file system has locks at all: without, each process is on its own.
+
+    Raises:
+        BlockingIOError: somebody else has it.
+    """
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        if fault.errno not in _NO_LOCKS:
+            raise
+        log.debug("no locks here: %s", fault.strerror)
+
+
 def remove_stale_parts(folder: Path, older_than_s: float, now: float | None = None) -> list[Path]:
-    """Remove parts below a folder that nobody took up for a while, and give their paths."""
+    """Remove parts in a folder that nobody took up for a while, and give their paths. Blocking."""
     limit = (time.time() if now is None else now) - older_than_s
     removed = []
-    for path in folder.rglob(".*.part"):
+    for path in folder.glob(f".*.{'?' * _KEY_LENGTH}.part"):
         with contextlib.suppress(OSError):
-            if path.stat().st_mtime < limit and not _is_locked(path):
-                path.unlink()
-                path.with_suffix(".note").unlink(missing_ok=True)
+            if path.stat().st_mtime < limit and _removed(path):
                 removed.append(path)
     return removed
 
 
-def _is_locked(path: Path) -> bool:
-    with path.open("rb") as file:
+def _removed(path: Path) -> bool:
+    """Remove a part and what belongs to it, unless somebody has it."""
+    # Open for writing: NFS gives the lock to no other. Held to the end: nobody takes it up.
+    with path.open("r+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(file.fileno())
         except BlockingIOError:
-            return True
-    return False
+            return False
+        for suffix in (".note", ".whole"):
+            path.with_suffix(suffix).unlink(missing_ok=True)
+        path.unlink()
+    return True
 
 
 def _end(spans: Spans) -> int:

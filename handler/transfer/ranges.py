@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections import deque
@@ -18,6 +19,8 @@ from handler.transfer.spans import Span, pieces
 from handler.transfer.threads import ended
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from handler.transfer.base import Body, RangeSource, Remote
     from handler.transfer.part import Part
     from handler.transfer.records import Limits
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("comfyfn.transfer")
 
 _BUFFER = 1 << 20
+_CHECKED_EVERY = 16 << 20
 # Less than this is no progress: a source that drops after every byte must not be asked for ever.
 _WORTH = 64 << 10
 
@@ -59,6 +63,7 @@ class Ranges:
     Args:
         slots: connections that all downloads share; one of them is held by the caller already.
         max_bytes: the most the file may have, for sources that do not tell beforehand.
+        check_room: for them, too: called every now and then, raises DiskFull. Blocking.
     """
 
     def __init__(
@@ -72,8 +77,10 @@ class Ranges:
         threads: Threads,
         max_bytes: int | None,
         shown: str,
+        check_room: Callable[[], None],
     ) -> None:
         self._source = source
+        self._check_room = check_room
         self._remote = remote
         self._part = part
         self._limits = limits
@@ -175,7 +182,7 @@ class Ranges:
                     ) from fault
                 on = pour.at - before >= _WORTH and not pour.silent
                 fails = 1 if on else fails + 1
-                if fails >= self._limits.tries:
+                if fails >= self._limits.tries or asks_too_much(self._limits, fault):
                     raise
                 log.info("%s: %s; try %d", self._shown, fault.message, fails + 1)
                 await asyncio.sleep(backoff(self._limits, fails, fault.retry_after_s))
@@ -206,6 +213,7 @@ class Ranges:
     def _pour(self, pour: _Pour, body: Body) -> None:
         """Move bytes from the source to the disk. Blocking: runs in a thread."""
         buffer = memoryview(bytearray(_BUFFER))
+        checked = 0 if self._remote.size is None else math.inf
         while pour.end is None or pour.at < pour.end:
             room = _BUFFER if pour.end is None else min(_BUFFER, pour.end - pour.at)
             count = body.readinto(buffer[:room])
@@ -213,6 +221,9 @@ class Ranges:
                 return
             if self._max_bytes is not None and pour.at + count > self._max_bytes:
                 raise too_large(self._shown, self._max_bytes)
+            if pour.at >= checked:
+                self._check_room()
+                checked = pour.at + _CHECKED_EVERY
             self._part.write(pour.at, buffer[:count])
             pour.at += count
 
@@ -239,6 +250,11 @@ class Ranges:
 def too_large(shown: str, most: int) -> InputFailed:
     """Make the fault of a file over its limit."""
     return InputFailed(f"{shown}: larger than {most} bytes", details={"max_bytes": most})
+
+
+def asks_too_much(limits: Limits, fault: InputFailed) -> bool:
+    """Tell whether a source asks for a longer wait than the whole download may take."""
+    return (fault.retry_after_s or 0) > limits.total_s
 
 
 def backoff(limits: Limits, fails: int, retry_after_s: float | None = None) -> float:

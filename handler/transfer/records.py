@@ -24,7 +24,7 @@ class Wanted:
         target: the final path; nothing is there under this name before the file is whole.
         sha256: of the content, hexadecimal; the source's own is checked where none is given.
         size: in bytes; another one is refused before anything is fetched.
-        max_bytes: the most that may come; the downloader's limit where None.
+        max_bytes, total_s, tries: as in `Limits`; the downloader's own where None.
     """
 
     url: str = field(repr=False)
@@ -34,6 +34,8 @@ class Wanted:
     auth: Auth | None = field(default=None, repr=False)
     kind: Kind = "model"
     max_bytes: int | None = None
+    total_s: float | None = None
+    tries: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class Downloaded:
         resumed_bytes: how many were there from an earlier run.
         filename_hint: the name the source gives it, no folder in it; "" for none.
         content_type: the media type that the source claims; "" for none.
+        etag: what tells its version from others, where the source tells.
     """
 
     path: Path
@@ -70,6 +73,7 @@ class Downloaded:
     resumed_bytes: int
     filename_hint: str = ""
     content_type: str = ""
+    etag: str | None = None
 
 
 OnProgress = Callable[[Progress], None]

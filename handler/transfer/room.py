@@ -40,11 +40,7 @@ class Room:
         folder = part.path.parent
         device = folder.stat().st_dev
         free = shutil.disk_usage(folder).free
-        others = sum(
-            max(0, whole - other.covered())
-            for other, (where, whole) in self._coming.items()
-            if where == device
-        )
+        others = self._promised(device)
         need = size - part.covered()
         if need + others + self._spare > free:
             raise _full(folder, shown, need, free, others)
@@ -53,6 +49,36 @@ class Room:
             yield
         finally:
             del self._coming[part]
+
+    def possible(self, part: Part, count: int, shown: str) -> None:
+        """Make sure that bytes fit the disk if all else goes.
+
+        Raises:
+            DiskFull: the disk is smaller than that.
+        """
+        disk = shutil.disk_usage(part.path.parent)
+        if count > disk.total:
+            raise _full(part.path.parent, shown, count, disk.free, 0)
+
+    def check(self, part: Part, shown: str) -> None:
+        """Make sure that there is room for more of a file whose size nobody tells. Blocking.
+
+        Raises:
+            DiskFull: what must stay free, or others will need, is reached.
+        """
+        folder = part.path.parent
+        free = shutil.disk_usage(folder).free
+        others = self._promised(folder.stat().st_dev)
+        if free < others + self._spare:
+            raise _full(folder, shown, part.covered(), free, others)
+
+    def _promised(self, device: int) -> int:
+        """Count the bytes that are still coming to a disk; from any thread."""
+        return sum(
+            max(0, whole - part.covered())
+            for part, (where, whole) in tuple(self._coming.items())
+            if where == device
+        )
 
 
 def _full(folder: Path, shown: str, need: int, free: int, others: int) -> DiskFull:

@@ -101,6 +101,7 @@ class S3Source:
         if auth is None and not self._region and not region:
             raise InputFailed(
                 "this worker is not set up for S3",
+                blame="image",
                 hint="set AWS_REGION and the AWS keys, or send `credentials` of type s3",
             )
         signed = await self._threads.call(lambda: self._presigned(found[1], found[2], auth, region))
@@ -113,7 +114,9 @@ class S3Source:
         try:
             from botocore.exceptions import BotoCoreError
         except ImportError as fault:
-            raise InputFailed("s3:// URLs need boto3", hint="pip install boto3") from fault
+            raise InputFailed(
+                "s3:// URLs need boto3", blame="image", hint="pip install 'comfyfn[s3]'"
+            ) from fault
         try:
             client = self._client(auth, region)
             signed = client.generate_presigned_url(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+
+from pydantic import SecretStr
 
 from handler.errors import InputFailed
 from handler.inputs.address import AddressPolicy
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from handler.transfer.gcs_source import GcsSource
     from handler.transfer.hf_source import HfSource
     from handler.transfer.http_source import HttpSource
+    from handler.transfer.hub_http_source import HubHttpSource
     from handler.transfer.local_source import LocalSource
     from handler.transfer.s3_source import S3Source
     from handler.transfer.threads import Threads
@@ -37,6 +41,7 @@ class SourceSettings:
             are found by boto3.
         hf_token, hf_endpoint, hf_cache: HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE; huggingface_hub
             reads them by itself, too.
+        hf_over_http: links of the hub are fetched as they are, for want of huggingface_hub.
         google_key_file: GOOGLE_APPLICATION_CREDENTIALS.
         local_roots: folders that files may be taken from.
     """
@@ -48,6 +53,7 @@ class SourceSettings:
     hf_token: str | None = field(default=None, repr=False)
     hf_endpoint: str | None = None
     hf_cache: Path | None = None
+    hf_over_http: bool = field(default_factory=lambda: find_spec("huggingface_hub") is None)
     google_key_file: Path | None = None
     google_endpoint: str = "https://storage.googleapis.com"
     local_roots: tuple[Path, ...] = ()
@@ -120,13 +126,15 @@ class Sources:
             self._free = self._http(AddressPolicy("*"))
         return self._free
 
-    def _http(self, policy: AddressPolicy) -> HttpSource:
+    def _http(
+        self, policy: AddressPolicy, defaults: tuple[Credential, ...] | None = None
+    ) -> HttpSource:
         from handler.transfer.http_source import HttpSource
 
         return HttpSource(
             policy,
             self._threads,
-            defaults=self._settings.defaults,
+            defaults=self._settings.defaults if defaults is None else defaults,
             connect_timeout_s=self._settings.connect_timeout_s,
             idle_timeout_s=self._settings.idle_timeout_s,
         )
@@ -162,17 +170,33 @@ class Sources:
             endpoint=set_.google_endpoint,
         )
 
-    def hf(self) -> HfSource:
+    def hf(self) -> HfSource | HubHttpSource:
         """Make the source of Hugging Face's files."""
         from handler.transfer.hf_source import HfSource
 
         set_ = self._settings
+        if set_.hf_over_http:
+            return self._hub_over_http()
         return HfSource(
             self._threads,
             token=set_.hf_token,
             endpoint=set_.hf_endpoint,
             cache_dir=set_.hf_cache,
         )
+
+    def _hub_over_http(self) -> HubHttpSource:
+        from handler.credentials import BearerAuth, Credential
+        from handler.transfer.hub_http_source import HubHttpSource
+
+        set_ = self._settings
+        hub = set_.hf_endpoint or "https://huggingface.co"
+        defaults: tuple[Credential, ...] = ()
+        if set_.hf_token:
+            auth = BearerAuth(token=SecretStr(set_.hf_token))
+            defaults = (Credential(url_pattern=f"{hub}/**", auth=auth),)
+        # A hub of the operator's own may be anywhere.
+        policy = AddressPolicy("*") if set_.hf_endpoint else self._policy
+        return HubHttpSource(self._http(policy, defaults), hub)
 
     def local(self) -> LocalSource:
         """Make the source of local paths."""

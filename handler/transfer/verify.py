@@ -6,19 +6,27 @@ import hashlib
 import json
 import math
 import struct
+from operator import index
 from typing import TYPE_CHECKING, Any
 
 from handler.errors import InputFailed
+from handler.transfer.ranges import too_large
 from handler.transfer.tokens import token_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from handler.transfer.base import Remote
     from handler.transfer.part import Part
+    from handler.transfer.records import Wanted
 
 _BLOCK = 1 << 20
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 _LONGEST_PAGE = 4 << 20
+_SUFFIXES = (".safetensors", ".sft")
+_MOST_AXES = 64
+_MOST = 1 << 62
+_ODD = (ValueError, KeyError, TypeError, AttributeError)
 _BITS_BY_WIDTH = {
     64: ("F64", "I64", "U64", "C64"),
     32: ("F32", "I32", "U32"),
@@ -74,6 +82,52 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_told(wanted: Wanted, remote: Remote, most: int | None, shown: str) -> None:
+    """Hold what the source tells against what is wanted, before anything is fetched.
+
+    Args:
+        most: the largest size in bytes; None for any.
+
+    Raises:
+        Corrupt: it is a page in place of a model.
+        InputFailed: it has another size than was told, or is too large.
+    """
+    size = remote.size
+    page = wanted.kind == "model" and is_page_type(remote.content_type, wanted.target.name)
+    if page and (size is None or size <= _LONGEST_PAGE):
+        raise page_instead(remote.host, shown)
+    if size is not None and wanted.size is not None and size != wanted.size:
+        raise InputFailed(
+            f"{shown} has {size} bytes, not the {wanted.size} that were told",
+            details={"expected": wanted.size, "bytes": size},
+        )
+    if size is not None and most is not None and size > most:
+        raise too_large(shown, most)
+
+
+def check_file(path: Path, wanted: Wanted, remote: Remote, found: str | None, shown: str) -> None:
+    """Hold what came against everything that is known of it. Blocking.
+
+    Args:
+        path: where it is for now.
+        found: its SHA-256, where it was computed.
+
+    Raises:
+        Corrupt: it is a page, of another length or hash, or a safetensors file that is not whole.
+    """
+    name, size = wanted.target.name, path.stat().st_size
+    if wanted.kind == "model":
+        check_no_page(path, name, remote.host, shown)
+    for told in (remote.size, wanted.size):
+        if told is not None and told != size:
+            raise Corrupt(f"{shown}: {size} bytes came of {told}")
+    expected = wanted.sha256 or remote.sha256
+    if expected and found:
+        check_hash(expected, found, shown)
+    elif wanted.kind == "model" and name.lower().endswith(_SUFFIXES):
+        check_safetensors(path, shown)
+
+
 def check_hash(expected: str, found: str, shown: str) -> None:
     """Compare two hashes.
 
@@ -111,6 +165,8 @@ def check_no_page(path: Path, name: str, host: str, shown: str) -> None:
             file.seek(0)
             try:
                 json.loads(file.read().decode())
+            except RecursionError:
+                pass  # brackets without end: whatever it is, it is no model
             except ValueError:
                 return
             raise page_instead(host, shown)
@@ -142,7 +198,7 @@ def check_safetensors(path: Path, shown: str) -> None:
         try:
             header = json.loads(file.read(length))
             tensors = [_tensor(name, value) for name, value in header.items()]
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as fault:
+        except (*_ODD, RecursionError) as fault:
             raise Corrupt(f"{shown}: the safetensors header cannot be read") from fault
     promised = 8 + length + _filled(sorted(one for one in tensors if one is not None), shown)
     if promised != size:
@@ -156,9 +212,12 @@ def _tensor(name: str, value: Any) -> tuple[int, int] | None:
     """Give where a tensor begins and ends; None for what is no tensor."""
     if name == "__metadata__":
         return None
-    begin, end = (int(offset) for offset in value["data_offsets"])
+    begin, end, *shape = map(index, (*value["data_offsets"], *value["shape"]))
     bits = _BITS.get(value["dtype"])
-    if bits is not None and math.prod(value["shape"]) * bits != (end - begin) * 8:
+    # What no tensor can have is not multiplied: the product would not end.
+    if len(shape) > _MOST_AXES or not all(0 <= number <= _MOST for number in (begin, end, *shape)):
+        raise ValueError(name)
+    if bits is not None and math.prod(shape) * bits != (end - begin) * 8:
         raise ValueError(name)
     return begin, end
 

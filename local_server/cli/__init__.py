@@ -12,7 +12,7 @@ from handler.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = ("serve", "run", "doctor", "manifest")
+VERBS = ("serve", "run", "doctor", "manifest", "models")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from local_server.cli.findings import Finding
 
 if TYPE_CHECKING:
     import argparse
@@ -15,43 +18,44 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 LITTLE_SPACE_GIB = 2.0
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line of the report.
-
-    Attributes:
-        level: `ok`, `warn`, or `bad`: with one of these the server would not run.
-    """
-
-    level: str
-    topic: str
-    text: str
+MOST_STEPS = 4
+MOST_PIXELS = 256 * 256
 
 
 def add_parser(verbs: Any) -> None:
     """Add the verb."""
     parser = verbs.add_parser("doctor", help="tell what was found, what is missing, and why")
+    parser.add_argument("--quick", action="store_true", help="do not measure how fast disks read")
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
     parser.set_defaults(call=call)
 
 
-def call(_options: argparse.Namespace) -> int:
+def call(options: argparse.Namespace) -> int:
     """Print the findings; the status is 1 when the server would not run here."""
     from handler.settings import Settings
 
-    findings = examine(Settings.from_env())
+    findings = examine(Settings.from_env(), quick=options.quick)
+    status = 1 if any(finding.level == "bad" for finding in findings) else 0
+    if options.json:
+        print(json.dumps([asdict(finding) for finding in findings], indent=2))
+        return status
     marks = {"ok": "ok  ", "warn": "warn", "bad": "BAD "}
     for finding in findings:
         print(f"{marks[finding.level]}  {finding.topic:13} {finding.text}")
-    return 1 if any(finding.level == "bad" for finding in findings) else 0
+    return status
 
 
-def examine(settings: Settings) -> list[Finding]:
-    """Look at everything that serving needs. Starts and changes nothing."""
+def examine(settings: Settings, *, quick: bool = True) -> list[Finding]:
+    """Look at everything that serving needs. Starts and changes nothing.
+
+    Args:
+        quick: without reading from the disks to see how fast they are.
+    """
     from handler.engine.command import engine_kind
     from handler.errors import BootFailed
     from handler.version import VERSION
+    from local_server.cli.doctor_models import model_findings
+    from local_server.cli.doctor_needs import need_findings
 
     python = f"{sys.version.split()[0]} ({sys.executable})"
     findings = [Finding("ok", "comfyfn", f"{VERSION} on Python {python}")]
@@ -64,8 +68,10 @@ def examine(settings: Settings) -> list[Finding]:
     if kind != "attached":
         findings.append(_port("port (engine)", settings.comfy_port, "COMFYUI_PORT_HOST"))
         findings += _folders(settings, kind)
+        findings += model_findings(settings, quick=quick)
     findings.append(_port("port (server)", settings.port, "PORT"))
-    return [*findings, *_manifest(settings), *_warmup(settings, has_models=kind != "embedded")]
+    findings += need_findings(settings, kind)
+    return [*findings, *_warmup(settings, has_models=kind != "embedded")]
 
 
 def _comfyui(settings: Settings) -> list[Finding]:
@@ -143,13 +149,6 @@ def _folder(name: str, path: Path) -> Finding:
     return Finding("warn" if free < LITTLE_SPACE_GIB else "ok", name, text)
 
 
-def _manifest(settings: Settings) -> list[Finding]:
-    from handler.engine.boot import unapplied_manifest
-
-    fault = unapplied_manifest(settings)
-    return [Finding("bad", "manifest", fault)] if fault else []
-
-
 def _warmup(settings: Settings, *, has_models: bool) -> list[Finding]:
     given = [
         name
@@ -161,7 +160,35 @@ def _warmup(settings: Settings, *, has_models: bool) -> list[Finding]:
         if value
     ]
     if given:
-        return [Finding("ok", "warmup", given[0])]
+        return [Finding("ok", "warmup", given[0]), *_heavy(settings)]
     if not has_models:
         return []
     return [Finding("warn", "warmup", "none: the first request loads the model")]
+
+
+def _heavy(settings: Settings) -> list[Finding]:
+    """Tell what of the warmup takes longer than loading the models needs."""
+    text: str | bytes = settings.warmup_json
+    try:
+        if not text and settings.warmup_file is not None:
+            text = settings.warmup_file.read_bytes()
+        graph = json.loads(text) if text else {}
+    except (OSError, ValueError, RecursionError) as error:
+        return [Finding("bad", "warmup", f"it cannot be read: {error}")]
+    nodes = graph.get("prompt", graph) if isinstance(graph, dict) else graph
+    if not isinstance(nodes, dict):
+        return [Finding("bad", "warmup", "it is no graph: a JSON object is needed")]
+    return [
+        Finding("warn", "warmup", f"node {node_id}: {what}; {MOST_STEPS} steps and 256x256 will do")
+        for node_id, node in nodes.items()
+        for what in _excesses(node)
+    ]
+
+
+def _excesses(node: Any) -> list[str]:
+    inputs = node.get("inputs") if isinstance(node, dict) else None
+    given = inputs if isinstance(inputs, dict) else {}
+    numbers = {key: value for key, value in given.items() if isinstance(value, int | float)}
+    steps, width, height = (numbers.get(key, 0) for key in ("steps", "width", "height"))
+    found = [f"{steps:g} steps"] if steps > MOST_STEPS else []
+    return found + ([f"{width:g}x{height:g}"] if width * height > MOST_PIXELS else [])

@@ -53,6 +53,7 @@ def _read(options: argparse.Namespace) -> tuple[Settings, Manifest]:
     settings = Settings.from_env()
     text = "" if options.path is not None else settings.manifest_json
     path = options.path or settings.manifest
+    options.allow_local = options.allow_local or settings.manifest_local_git
     manifest = read_manifest(path, text, allow_local_git=options.allow_local)
     if manifest is None:
         raise InstallFailed("no manifest is named", hint="give its path, or set MANIFEST")

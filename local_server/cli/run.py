@@ -18,12 +18,14 @@ if TYPE_CHECKING:
     from handler.engine.boot import Site
     from handler.errors import BootFailed
     from handler.job import JobEvent
+    from handler.service import Handler
     from handler.settings import Settings
     from handler.wire import Answer
 
 LARGEST_TEXT_SHOWN = 2000
 LINES_SHOWN = 15
 SAID_EVERY_S = 60.0
+BOOT_SAID_EVERY_S = 0.5
 TERMINATED = 128 + signal.SIGTERM
 
 
@@ -117,12 +119,15 @@ async def _run(settings: Settings, payload: dict[str, Any], folder: Path) -> int
 
     begun = time.monotonic()
     site = open_site(settings, embedded_allowed=True)
-    handler = build_handler(site)
+    try:
+        handler = build_handler(site)
+    except BaseException:
+        site.close()
+        raise
     try:
         with _Bar() as bar:
-            bar.say("engine boots")
             try:
-                await handler.start()
+                await _boot(handler, bar)
             except BootFailed as error:
                 _tell_boot(site, error)
                 raise
@@ -138,6 +143,21 @@ async def _run(settings: Settings, payload: dict[str, Any], folder: Path) -> int
     finally:
         await handler.stop()
     return 0
+
+
+async def _boot(handler: Handler, bar: _Bar) -> None:
+    """Start the handler; meanwhile the bar tells what is waited for."""
+
+    async def tell() -> None:
+        while True:
+            bar.say(handler.health().reason or "engine boots")
+            await asyncio.sleep(BOOT_SAID_EVERY_S)
+
+    telling = asyncio.ensure_future(tell())
+    try:
+        await handler.start()
+    finally:
+        telling.cancel()
 
 
 def _tell_boot(site: Site, error: BootFailed) -> None:

@@ -7,13 +7,16 @@ no meaning here (devices, precision, attention) are accepted and ignored, known 
 from __future__ import annotations
 
 import argparse
+import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from local_server.engine.model_paths import ExtraPath, read_extra_paths
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 CacheKind = Literal["classic", "lru", "none"]
 
@@ -23,6 +26,7 @@ class EngineConfig:
     """How one engine runs.
 
     Attributes:
+        extra_models: more folders that are searched for models.
         listen: addresses to listen on.
         port: TCP port; 0 picks a free one.
         input_dir, output_dir, temp_dir, models_dir: absolute folders; `temp_dir` is wiped at start.
@@ -41,6 +45,7 @@ class EngineConfig:
     output_dir: Path
     temp_dir: Path
     models_dir: Path
+    extra_models: tuple[ExtraPath, ...] = ()
     listen: tuple[str, ...] = ("127.0.0.1",)
     port: int = 0
     cache: CacheKind = "classic"
@@ -69,7 +74,8 @@ def parse_arguments(arguments: Sequence[str]) -> EngineConfig:
     """Read a ComfyUI command line; unknown flags are ignored.
 
     Raises:
-        SystemExit: a known flag has a value of the wrong kind.
+        SystemExit: a known flag has a value of the wrong kind, or a file of extra model paths
+            cannot be read.
     """
     known, _ = _parser().parse_known_args(arguments)
     base = (known.base_directory or Path(tempfile.gettempdir(), "comfyfn-engine")).absolute()
@@ -81,6 +87,7 @@ def parse_arguments(arguments: Sequence[str]) -> EngineConfig:
         # ComfyUI makes a folder of its own below the one named: it wipes it at start.
         temp_dir=(temp / "temp" if temp else base / "temp").absolute(),
         models_dir=(known.models_directory or base / "models").absolute(),
+        extra_models=tuple(_extra_models(known.extra_model_paths_config)),
         listen=tuple(known.listen.split(",")),
         port=known.port,
         cache="lru" if known.cache_lru > 0 else "none" if known.cache_none else "classic",
@@ -92,6 +99,14 @@ def parse_arguments(arguments: Sequence[str]) -> EngineConfig:
         boot_seconds=known.test_boot_seconds if faults else 0.0,
         exit_at_boot=known.test_exit_at_boot if faults else None,
     )
+
+
+def _extra_models(configs: list[list[Path]]) -> Iterator[ExtraPath]:
+    for config in itertools.chain.from_iterable(configs):
+        try:
+            yield from read_extra_paths(config)
+        except (OSError, ValueError) as error:
+            raise SystemExit(f"--extra-model-paths-config: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -116,7 +131,15 @@ def _parser() -> argparse.ArgumentParser:
     caches.add_argument("--cache-lru", type=int, default=0, metavar="N")
     caches.add_argument("--cache-none", action="store_true")
     add("--disable-metadata", action="store_true")
-    add("--extra-model-paths-config", nargs="+", action="append", help=argparse.SUPPRESS)
+    add(
+        "--extra-model-paths-config",
+        type=Path,
+        nargs="+",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="YAML that names more folders of models",
+    )
     add("--test-faults", action="store_true", help="nodes and switches that fail on purpose")
     add("--test-boot-seconds", type=float, default=0.0, metavar="S")
     add("--test-exit-at-boot", type=int, metavar="CODE")

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from local_server.engine.executor import Executor
 from local_server.engine.folders import Folders
+from local_server.engine.model_paths import registry
 from local_server.engine.nodes import catalog
 from local_server.engine.progress import Interruption
 from local_server.engine.queue import PromptQueue
@@ -38,7 +39,11 @@ class Engine:
         self.config = config
         self.port = config.port
         self.folders = Folders(
-            config.input_dir, config.output_dir, config.temp_dir, config.models_dir
+            config.input_dir,
+            config.output_dir,
+            config.temp_dir,
+            config.models_dir,
+            registry(config.models_dir, config.extra_models, test_faults=config.test_faults),
         )
         self.nodes = catalog(test_faults=config.test_faults)
         self.interruption = Interruption()

@@ -5,35 +5,14 @@ from __future__ import annotations
 import mimetypes
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-MODEL_SUFFIXES = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"})
-ANY_SUFFIX: frozenset[str] = frozenset()
+from local_server.engine.model_paths import Searched, registry
 
-# Folder name -> (folders below models/, suffixes listed), in ComfyUI's order.
-MODEL_FOLDERS: dict[str, tuple[tuple[str, ...], frozenset[str]]] = {
-    "checkpoints": (("checkpoints",), MODEL_SUFFIXES),
-    "configs": (("configs",), frozenset({".yaml"})),
-    "loras": (("loras",), MODEL_SUFFIXES),
-    "vae": (("vae",), MODEL_SUFFIXES),
-    "text_encoders": (("text_encoders", "clip"), MODEL_SUFFIXES),
-    "diffusion_models": (("unet", "diffusion_models"), MODEL_SUFFIXES),
-    "clip_vision": (("clip_vision",), MODEL_SUFFIXES),
-    "style_models": (("style_models",), MODEL_SUFFIXES),
-    "embeddings": (("embeddings",), MODEL_SUFFIXES),
-    "diffusers": (("diffusers",), frozenset({"folder"})),
-    "vae_approx": (("vae_approx",), MODEL_SUFFIXES),
-    "controlnet": (("controlnet", "t2i_adapter"), MODEL_SUFFIXES),
-    "gligen": (("gligen",), MODEL_SUFFIXES),
-    "upscale_models": (("upscale_models",), MODEL_SUFFIXES),
-    "custom_nodes": (("../custom_nodes",), ANY_SUFFIX),
-    "hypernetworks": (("hypernetworks",), MODEL_SUFFIXES),
-    "photomaker": (("photomaker",), MODEL_SUFFIXES),
-    "classifiers": (("classifiers",), frozenset({""})),
-    "model_patches": (("model_patches",), MODEL_SUFFIXES),
-    "audio_encoders": (("audio_encoders",), MODEL_SUFFIXES),
-}
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +34,21 @@ class SavePlace:
 
 @dataclass(frozen=True, slots=True)
 class Folders:
-    """The engine's four folders, all absolute."""
+    """The engine's four folders, all absolute, and all that are searched for models.
+
+    Attributes:
+        searched: by the name of the model folder; ComfyUI's own below `models` by default.
+    """
 
     input: Path
     output: Path
     temp: Path
     models: Path
+    searched: Mapping[str, Searched] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.searched:
+            object.__setattr__(self, "searched", registry(self.models))
 
     def of_type(self, kind: str) -> Path | None:
         """Give the folder that a file reference's `type` names, None for an unknown word."""
@@ -93,10 +81,10 @@ class Folders:
         Raises:
             KeyError: no such folder name.
         """
-        places, suffixes = MODEL_FOLDERS[folder]
+        searched = self.searched[folder]
+        suffixes = searched.suffixes
         found: set[str] = set()
-        for place in places:
-            root = self.models / place
+        for root in searched.folders:
             for directory, below, names in os.walk(root, followlinks=True):
                 below[:] = [name for name in below if name != ".git"]
                 found.update(
@@ -105,6 +93,12 @@ class Folders:
                     if not suffixes or Path(name).suffix.lower() in suffixes
                 )
         return sorted(found)
+
+    def model(self, folder: str, name: str) -> Path | None:
+        """Find a model file by its name in a folder; None where there is none."""
+        inside = os.path.relpath(Path("/", name), "/")
+        paths = (root / inside for root in self.searched[folder].folders)
+        return next((path for path in paths if path.is_file()), None)
 
     def place_for(self, root: Path, prefix: str, width: int = 0, height: int = 0) -> SavePlace:
         """Find folder, name and counter for new files of a filename prefix.

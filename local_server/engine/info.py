@@ -10,8 +10,9 @@ from pathlib import Path
 
 from aiohttp import web
 
-from local_server.engine.folders import MODEL_FOLDERS
 from local_server.engine.keys import ENGINE
+
+NO_MODELS = frozenset({"configs", "custom_nodes"})
 
 
 async def object_info(request: web.Request) -> web.Response:
@@ -30,17 +31,34 @@ async def object_info_of(request: web.Request) -> web.Response:
     return web.json_response({} if node is None else {name: node.info(engine.folders)})
 
 
-async def models(request: web.Request) -> web.Response:  # noqa: ARG001 - a handler
+async def models(request: web.Request) -> web.Response:
     """List the names of the model folders."""
-    return web.json_response(list(MODEL_FOLDERS))
+    return web.json_response(list(request.app[ENGINE].folders.searched))
 
 
 async def models_in(request: web.Request) -> web.Response:
     """List the files of a model folder; 404 for an unknown one."""
     folder = request.match_info["folder"]
-    if folder not in MODEL_FOLDERS:
+    if folder not in request.app[ENGINE].folders.searched:
         return web.Response(status=404)
     return web.json_response(request.app[ENGINE].folders.models_in(folder))
+
+
+async def folder_paths(request: web.Request) -> web.Response:
+    """Tell where models are searched: folder name -> paths, in order."""
+    searched = request.app[ENGINE].folders.searched
+    return web.json_response({name: [*map(str, of.folders)] for name, of in searched.items()})
+
+
+async def experiment_models(request: web.Request) -> web.Response:
+    """Tell the same as a list, without what holds no models."""
+    searched = request.app[ENGINE].folders.searched
+    told = [
+        {"name": name, "folders": [*map(str, of.folders)]}
+        for name, of in searched.items()
+        if name not in NO_MODELS
+    ]
+    return web.json_response(told)
 
 
 async def embeddings(request: web.Request) -> web.Response:
@@ -102,6 +120,8 @@ ROUTES = (
     web.get("/object_info/{name}", object_info_of),
     web.get("/models", models),
     web.get("/models/{folder}", models_in),
+    web.get("/internal/folder_paths", folder_paths),
+    web.get("/experiment/models", experiment_models),
     web.get("/embeddings", embeddings),
     web.get("/extensions", extensions),
     web.get("/features", features),

@@ -1,22 +1,52 @@
-"""A partner key that a caller sends is seen by the engine and by nobody else."""
+"""What callers and the operator entrust to the server is seen by whom it is meant for, alone."""
 
 from __future__ import annotations
 
 import base64
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import httpx
 import pytest
-from behaviour.driving import assert_error, begin, wait_phase
-from behaviour.graphs import fault, picture, slow
+from behaviour.driving import assert_error, begin, later, wait_phase
+from behaviour.file_server import png
+from behaviour.graphs import fault, load, picture, slow
+from contract.file_server import FileServer, file_server
+from sources.stores import s3_store, threaded_hub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from live import LiveServer
+    from sources.hub import Hub
+    from sources.stores import S3Store
 
 CANARY = "canary-5f1c9d07"
+FORMS = (CANARY[::-1].encode(), quote(CANARY, safe="").replace("-", "%2D").encode())
 SECRET = {"api_key_comfy_org": CANARY, "auth_token_comfy_org": CANARY + "-token"}
 
 
 def found_in(place: str, data: bytes | str) -> list[str]:
-    """Name the place if the canary is in it."""
+    """Name the place if the canary is in it, plainly or in a header of basic auth."""
     raw = data.encode() if isinstance(data, str) else data
-    return [place] if CANARY.encode() in raw or CANARY[::-1].encode() in raw else []
+    basic = base64.b64encode(f"me:{CANARY}".encode())
+    return [place] if any(form in raw for form in (CANARY.encode(), *FORMS, basic)) else []
+
+
+def found_on_disk(server: LiveServer) -> list[str]:
+    """Name every file whose name or content has the canary in it."""
+    found = []
+    # Unlike rglob, walk does not mind folders that go while it looks.
+    for folder, _, names in os.walk(server.home):
+        for path in (Path(folder, name) for name in names):
+            found += found_in(f"name of {path}", str(path))
+            with contextlib.suppress(FileNotFoundError):
+                found += found_in(str(path), path.read_bytes())
+    return found
 
 
 @pytest.mark.timeout(240)
@@ -57,4 +87,132 @@ def test_partner_keys_are_told_to_nobody(start_server, engine: str) -> None:
     found += [
         str(p) for p in server.home.rglob("*") if p.is_file() and found_in("", p.read_bytes())
     ]
+    assert found == []
+
+
+AUTHS: dict[str, dict[str, str]] = {
+    "none": {},
+    "bearer": {"type": "bearer", "token": CANARY},
+    "basic": {"type": "basic", "username": "me", "password": CANARY},
+    "header": {"type": "header", "header_name": "X-Key", "header_value": CANARY},
+    "query": {"type": "query", "query_param": "key", "query_value": CANARY},
+    "s3": {
+        "type": "s3",
+        "access_key_id": f"AK{CANARY}",
+        "secret_access_key": CANARY,
+        "session_token": CANARY,
+    },
+}
+OPERATORS = {
+    "HF_TOKEN": f"hf_{CANARY}",
+    "CIVITAI_API_TOKEN": CANARY,
+    "HTTP_AUTH_HEADER_NAME": "X-Operator",
+    "HTTP_AUTH_HEADER_VALUE": CANARY,
+    "AWS_REGION": "us-east-1",
+    "AWS_ACCESS_KEY_ID": f"AK{CANARY}",
+    "AWS_SECRET_ACCESS_KEY": CANARY,
+    "AWS_SESSION_TOKEN": CANARY,
+    "AZURE_STORAGE_ACCOUNT": "devstoreaccount1",
+    "AZURE_STORAGE_KEY": base64.b64encode(CANARY.encode()).decode(),
+    "AZURE_STORAGE_SAS_TOKEN": f"sv=2021-08-06&sig={CANARY}",
+}
+
+
+class Places:
+    """Where files are: hosts that have them, refuse them, fall silent, or are not there.
+
+    Attributes:
+        good, bad: URLs that lead to a picture, and others; with secrets wherever one may stand.
+        env: what the operator sets, secrets all over.
+    """
+
+    def __init__(self, files: FileServer, s3: S3Store, hub: Hub, silent_port: int) -> None:
+        body = png(24, 16)
+        files.put("/a.png", body, "image/png")
+        files.put("/locked.png", b"", "text/plain", 401)
+        files.put("/devstoreaccount1/in/a.png", body, "image/png")
+        files.redirect("/led.png", files.url(f"/none.png?sig={CANARY}", f"me:{CANARY}@"))
+        files.redirect("/astray.png", f"ftp://me:{CANARY}@127.0.0.1/?sig={CANARY}")
+        self._own = f"me:{CANARY}@"
+        hub.put("me/own", "a.png", body)
+        hub.secrets["me/own"] = OPERATORS["HF_TOKEN"]
+        self.files = files
+        self.env = {
+            **OPERATORS,
+            "URL_ALLOW_HOSTS": "127.0.0.1",
+            "HTTP_AUTH_ALLOWED_ORIGINS": files.url(""),
+            "AWS_ENDPOINT_URL": s3.endpoint,
+            "HF_ENDPOINT": hub.endpoint,
+            "FETCH_TIMEOUT_S": "3",
+        }
+        self.good = [self._secret("/a.png"), s3.put("own", "a.png", body)]
+        self.good += [hub.put("me/own", "a.png", body)]
+        self.bad = [self._secret(path) for path in ("/none.png", "/locked.png")]
+        self.bad += [files.url("/led.png"), files.url("/astray.png"), "s3://own/none.png"]
+        self.bad += [files.url("/devstoreaccount1/in/a.png"), f"{hub.endpoint}/me/own/raw/main/b"]
+        hosts = (f"127.0.0.1:{silent_port}", "127.0.0.1:1", "nowhere.invalid", "169.254.169.254")
+        self.bad += [f"http://{self._own}{host}/a.png?sig={CANARY}" for host in hosts]
+        self.bad += [f"http:/{self._own}x/?sig={CANARY}", f"ftp://{self._own}x/?sig={CANARY}"]
+
+    def _secret(self, path: str) -> str:
+        return self.files.url(f"{path}?sig={CANARY}", self._own)
+
+
+@pytest.fixture
+def places() -> Iterator[Places]:
+    """Run the hosts."""
+    with (
+        file_server() as files,
+        s3_store() as s3,
+        threaded_hub() as hub,
+        socket.create_server(("127.0.0.1", 0), backlog=64) as silent,
+    ):
+        yield Places(files, s3, hub, silent.getsockname()[1])
+
+
+def media_requests(places: Places) -> list[tuple[str, dict[str, Any]]]:
+    """Give requests that load a picture from each place with each way to show the right to it."""
+    return [
+        ("/prompt", {"prompt": load(url), **credentials(auth), "extra_data": SECRET})
+        for url in [*places.good, *places.bad]
+        for auth in AUTHS.values()
+    ]
+
+
+def credentials(auth: dict[str, str]) -> dict[str, Any]:
+    """Give the key of a request."""
+    return {"credentials": [{"url_pattern": "**", "auth": auth}]} if auth else {}
+
+
+@pytest.mark.timeout(300)
+def test_secrets_of_sources_are_told_to_nobody(start_server, engine: str, places: Places) -> None:
+    """Neither where it went well nor where it failed, at the lowest log level."""
+    server = start_server(engine, LOG_LEVEL="debug", **places.env)
+    requests = [
+        (path, {**body, "id": f"job{number}"})
+        for number, (path, body) in enumerate(media_requests(places))
+    ]
+    found: list[str] = []
+    statuses = set()
+    for at in range(0, len(requests), 16):
+        batch = requests[at : at + 16]
+        answers = [later(server.post, path, body) for path, body in batch]
+        found += found_on_disk(server)
+        for (path, body), answer in zip(batch, answers, strict=True):
+            response = answer.result(60)
+            statuses.add(response.status_code)
+            place = f"{path} {body['id']} {response.status_code}"
+            found += found_in(place, response.content + str(response.headers).encode())
+            found += found_in(f"record of {place}", server.get(f"/jobs/{body['id']}").content)
+            events = server.get(f"/jobs/{body['id']}/events")
+            found += found_in(f"events of {place}", events.content)
+    for url in places.good:
+        assert server.prompt(load(url)).status_code == 200, url
+    assert statuses == {200, 400}
+    for path in ("/health", "/ready", "/docs/json", "/models"):
+        found += found_in(path, server.get(path).content)
+    refused = {"prompt": {}, "credentials": [{"url_pattern": CANARY, "auth": {"type": CANARY}}]}
+    found += found_in("refused", server.post("/prompt", refused).content)
+    server.stop()
+    found += found_on_disk(server)
     assert found == []

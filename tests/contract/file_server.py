@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """What a path answers."""
+    """What a path answers; 401 to who does not send the headers that it wants."""
 
     status: int
     headers: dict[str, str]
     body: bytes = b""
+    wants: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -34,9 +35,16 @@ class FileServer:
     pages: dict[str, Page] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
 
-    def put(self, path: str, body: bytes, mime: str, status: int = 200) -> str:
-        """Serve a file and give its URL."""
-        self.pages[path] = Page(status, {"Content-Type": mime}, body)
+    def put(
+        self,
+        path: str,
+        body: bytes,
+        mime: str,
+        status: int = 200,
+        wants: dict[str, str] | None = None,
+    ) -> str:
+        """Serve a file, to who sends the headers that it wants, and give its URL."""
+        self.pages[path] = Page(status, {"Content-Type": mime}, body, wants or {})
         return self.url(path)
 
     def redirect(self, path: str, location: str) -> str:
@@ -59,6 +67,8 @@ def file_server() -> Iterator[FileServer]:
             files.asked.append((self.path, dict(self.headers)))
             missing = Page(404, {"Content-Type": "text/plain"}, b"no such file")
             page = files.pages.get(self.path.partition("?")[0], missing)
+            if any(self.headers.get(name) != value for name, value in page.wants.items()):
+                page = Page(401, {"Content-Type": "text/plain"}, b"who are you?")
             self.send_response(page.status)
             for name, value in {**page.headers, "Content-Length": str(len(page.body))}.items():
                 self.send_header(name, value)

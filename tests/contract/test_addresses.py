@@ -105,6 +105,22 @@ def test_a_redirect_to_a_private_address_is_never_dialled(
     assert source.asked[-1][0] == "/hop0"
 
 
+@pytest.mark.parametrize(
+    "target", ["http://169.254.169.254/latest/meta-data/", "//[fd00:ec2::254]/", "http://10.1/"]
+)
+def test_a_redirect_to_the_metadata_is_refused(
+    server: LiveServer, source: FileServer, target: str
+) -> None:
+    """As the caller's own URL would be; nothing is dialled."""
+    url = source.redirect("/meta", target)
+    begun = time.monotonic()
+
+    body = refused(server.prompt(inverted(url)), 400, "url_not_allowed")
+
+    assert time.monotonic() - begun < 2, "something was dialled"
+    assert body["location"] == "prompt.1.inputs.image"
+
+
 @pytest.mark.parametrize("target", ["file:///etc/hostname", "ftp://127.0.0.1/x", "gopher://x/"])
 def test_a_redirect_to_another_scheme_is_refused(
     server: LiveServer, source: FileServer, target: str

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from live import LiveServer
 
 KEYS: dict[str, Any] = {
-    "credentials": {"my-bucket": {"key": "k"}},
     "webhook": "http://127.0.0.1:1/hook",
     "webhook_v2": "http://127.0.0.1:1/hook",
     "s3": {"bucket": "b", "prefix": "p/"},

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from aiohttp import web
 from lone import site_in
 from worker import GRAPH
 
-from handler.build import build_handler
+from handler.build import build_handler, cache_folder
 from handler.engine.boot import launch
 from handler.engine.memory import PIXEL
 from handler.errors import UrlNotAllowed
 from handler.health import Health
+from handler.settings import Settings
+from handler.transfer.records import Wanted
 
 SIZE = {"width": 8, "height": 8, "batch_size": 1, "color": 0}
 EMPTY = {"class_type": "EmptyImage", "inputs": SIZE}
@@ -53,13 +57,25 @@ async def test_callers_urls_are_held_to_the_policy_and_the_operators_are_not(
     handler = build_handler(site_in(tmp_path, **env))
     try:
         parts = handler._parts
-        await parts.operator_fetcher.fetch(f"{origin}/a.png", tmp_path / "operator.png")
-        if allowed:
-            await parts.fetcher.fetch(f"{origin}/a.png", tmp_path / "caller.png")
-        else:
-            with pytest.raises(UrlNotAllowed):
-                await parts.fetcher.fetch(f"{origin}/a.png", tmp_path / "caller.png")
+        wanted = Wanted(f"{origin}/a.png", tmp_path / "operator.png", kind="file")
+        await parts.operator.download(wanted)
+        wanted = replace(wanted, target=tmp_path / "caller.png")
+        for downloader in (parts.downloader, parts.media):
+            if allowed:
+                await downloader.download(wanted)
+            else:
+                with pytest.raises(UrlNotAllowed):
+                    await downloader.download(wanted)
     finally:
         await handler.stop()
         await runner.cleanup()
     assert (tmp_path / "operator.png").read_bytes() == PIXEL
+
+
+def test_the_cache_of_a_comfyui_api_is_taken_over(tmp_path, monkeypatch):
+    """Unless another folder is set; else it is ours."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder(Settings()) == tmp_path / ".cache" / "comfyfn"
+    (tmp_path / ".cache" / "comfyui-api").mkdir(parents=True)
+    assert cache_folder(Settings()) == tmp_path / ".cache" / "comfyui-api"
+    assert cache_folder(Settings(cache_dir=tmp_path / "x")) == tmp_path / "x"

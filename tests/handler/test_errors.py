@@ -14,6 +14,7 @@ from handler.errors import (
     EngineDied,
     HandlerError,
     InputFailed,
+    InternalFault,
     PlatformError,
     QueueFull,
 )
@@ -87,3 +88,13 @@ def test_a_detached_copy_says_the_same_and_holds_nothing():
     assert type(copy) is QueueFull
     assert (copy.envelope(), copy.args, copy.retry_after_s) == (error.envelope(), error.args, 2.0)
     assert (copy.__traceback__, copy.__cause__, copy.__context__) == (None, None, None)
+
+
+def test_a_fault_that_nobody_foresaw_says_little():
+    """Its text may tell a caller's secrets; the cause is there for the log."""
+    cause = ValueError("s3cret")
+    error = InternalFault.of(cause)
+
+    assert error.message == "internal fault: ValueError"
+    assert error.__cause__ is cause
+    assert InternalFault.of(OSError(28, "No space", "/x")).message.endswith("OSError: No space")

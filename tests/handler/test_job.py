@@ -161,6 +161,20 @@ async def test_only_the_newest_preview_is_kept():
     ]
 
 
+async def test_only_the_newest_step_of_each_download_is_kept():
+    """And none once the job is old."""
+    job = Job(uid="u", id="j")
+    for done in (1, 2, 3):
+        job.tell("download", {"node_id": "1", "input": "a", "done": done})
+        job.tell("download", {"node_id": "2", "input": "a", "done": done})
+    job.succeed([])
+
+    told = [event.data async for event in job.follow() if event.type == "download"]
+    assert [(data["node_id"], data["done"]) for data in told] == [("1", 3), ("2", 3)]
+    job.compact()
+    assert [event.type async for event in job.follow()] == ["succeeded"]
+
+
 def test_a_record_keeps_the_beginning_of_long_texts():
     """The answer has them whole; the record lives for an hour."""
     job = a_job()

@@ -30,12 +30,14 @@ def test_every_key_is_read():
             "include_temp": True,
             "previews": True,
             "timeouts": {"queue_s": 1, "no_progress_s": 2, "total_s": 3},
+            "credentials": [{"url_pattern": "**", "auth": {"type": "bearer", "token": "t"}}],
         }
     )
 
     assert (request.id, request.convert_output.format) == ("me", "webp")
     assert request.timeouts.total_s == 3
     assert (request.include_temp, request.previews) == (True, True)
+    assert request.credentials[0].auth.headers() == {"Authorization": "Bearer t"}
 
 
 def test_unknown_keys_are_ignored():
@@ -109,7 +111,48 @@ def test_all_faults_are_told_without_the_values():
 
 def test_what_the_caller_trusts_us_with_stays_out_of_logs():
     """A printed request shows no keys."""
-    assert "k3y" not in repr(parse_payload({"prompt": GRAPH, "extra_data": {"key": "k3y"}}))
+    auth = {"type": "s3", "access_key_id": "k3y", "secret_access_key": "k3y"}
+    keys = {"extra_data": {"key": "k3y"}, "credentials": [{"url_pattern": "**", "auth": auth}]}
+    request = parse_payload({"prompt": GRAPH, **keys})
+    assert "k3y" not in f"{request!r} {request} {request.credentials}"
+
+
+BEARER = {"type": "bearer", "token": "t"}
+
+
+@pytest.mark.parametrize(
+    ("credentials", "location"),
+    [
+        ("TOP-SECRET", "credentials"),
+        ({"my-bucket": {"key": "TOP-SECRET"}}, "credentials"),
+        (["TOP-SECRET"], "credentials.0"),
+        ([{"url_pattern": "", "auth": BEARER}], "credentials.0.url_pattern"),
+        ([{"url_pattern": "**"}], "credentials.0.auth"),
+        ([{"url_pattern": "**", "auth": {"type": "TOP-SECRET"}}], "credentials.0.auth"),
+        ([{"url_pattern": "**", "auth": {"token": "TOP-SECRET"}}], "credentials.0.auth"),
+        ([{"url_pattern": "**", "auth": {"type": "bearer"}}], "credentials.0.auth.bearer.token"),
+        (
+            [
+                {"url_pattern": "**", "auth": BEARER},
+                {"url_pattern": "**", "auth": {**BEARER, "token": "TOP-SECRET\n"}},
+            ],
+            "credentials.1.auth.bearer.token",
+        ),
+        ([{"url_pattern": "**", "auth": BEARER}] * 101, "credentials"),
+    ],
+)
+def test_credentials_that_cannot_be_used_name_their_place_and_no_value(credentials, location):
+    """What was mistyped may be the secret itself."""
+    with pytest.raises(InvalidPayload) as caught:
+        parse_payload({"prompt": GRAPH, "credentials": credentials})
+
+    assert caught.value.location == location
+    assert "TOP-SECRET" not in str(caught.value.envelope())
+
+
+def test_credentials_that_are_null_are_none():
+    """Clients send every key."""
+    assert parse_payload({"prompt": GRAPH, "credentials": None}).credentials == []
 
 
 @pytest.mark.parametrize("key", NOT_YET)

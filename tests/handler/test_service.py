@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import socket
 import threading
 import tracemalloc
 
@@ -739,6 +740,27 @@ async def test_a_drain_cancels_what_does_not_end_in_time(tmp_path):
         assert await handler.drain(0.02) is False
         assert job.phase is Phase.CANCELLED
         assert left(tmp_path) == []
+
+
+async def test_a_drain_waits_for_a_download_that_somebody_waits_for(tmp_path):
+    """Not longer than its limit; no other is taken, and one in the background is left at once."""
+    async with worker(tmp_path) as (handler, _):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}/m.ckpt"
+            wanted = {"url": url, "model_type": "checkpoints"}
+            await handler.downloads.begin(wanted)
+            assert await handler.drain(20) is True
+            with pytest.raises(Draining):
+                await handler.downloads.begin(wanted)
+    async with worker(tmp_path / "2") as (handler, _):
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            url = f"http://127.0.0.1:{silent.getsockname()[1]}/m.ckpt"
+            begun = await handler.downloads.begin({"url": url, "model_type": "checkpoints"})
+            waiting = asyncio.create_task(handler.downloads.result(begun))
+            await until(lambda: handler.downloads.awaited())
+            assert await handler.drain(0.02) is False
+            with pytest.raises(Draining):
+                await waiting
 
 
 async def test_a_drain_of_an_idle_worker_is_over_at_once(tmp_path):

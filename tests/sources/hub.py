@@ -107,7 +107,10 @@ def _ranged(request: web.Request, body: bytes) -> web.Response:
     headers = {"ETag": f'"{_hash(body)}"', "Accept-Ranges": "bytes", "X-Repo-Commit": COMMIT}
     if wanted.start is None:
         return web.Response(body=body, headers=headers)
-    return web.Response(status=206, body=body[wanted], headers=headers)
+    part = body[wanted]
+    end = wanted.start + len(part) - 1
+    headers["Content-Range"] = f"bytes {wanted.start}-{end}/{len(body)}"
+    return web.Response(status=206, body=part, headers=headers)
 
 
 def _fault(status: int, code: str) -> web.Response:

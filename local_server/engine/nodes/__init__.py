@@ -26,7 +26,7 @@ def catalog(*, test_faults: bool) -> dict[str, Node]:
     """Give all nodes by name; those that fail on purpose only if asked for."""
     found = [node for module in _MODULES for node in module.NODES]
     if test_faults:
-        from local_server.engine.nodes import faults
+        from local_server.engine.nodes import faults, models
 
-        found += faults.NODES
+        found += (*faults.NODES, *models.NODES)
     return {node.name: node for node in found}

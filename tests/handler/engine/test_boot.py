@@ -14,7 +14,7 @@ from live import free_port
 
 from handler.engine.boot import launch, open_site
 from handler.errors import BootFailed
-from handler.settings import Settings, SettingsError
+from handler.settings import Settings
 
 GOOD = {
     "torch": {"__version__": "2.6.0", "cuda": "12.4", "hip": None},
@@ -33,20 +33,20 @@ def home(tmp_path):
     return home
 
 
-def interpreter(home, found):
-    """Make the interpreter: the probe gets `found`, all else is printed and ends."""
+def interpreter(home, found, folders=None):
+    """Make the interpreter: the probes get `found` and `folders`, all else is printed and ends."""
     python = home / ".venv" / "bin" / "python"
-    answer = json.dumps(found)
+    answer, registry = json.dumps(found), json.dumps(folders)
     python.write_text(
-        f"#!/bin/sh\ncase $1 in *probe_gpu.py) echo '{answer}';; "
+        f"#!/bin/sh\ncase $1 in *probe_gpu.py) echo '{answer}';; -B) echo '{registry}';; "
         '*) for a; do echo "$a"; done; pwd;; esac\n'
     )
     python.chmod(python.stat().st_mode | stat.S_IXUSR)
 
 
-def site_of(tmp_path, **env):
+def site_of(tmp_path, volumes=(), **env):
     env = {"COMFYUI_PORT_HOST": str(free_port()), "WORK_DIR": str(tmp_path / "work"), **env}
-    return open_site(Settings.from_env(env), embedded_allowed=True)
+    return open_site(Settings.from_env(env), embedded_allowed=True, volumes=volumes)
 
 
 def printed(site):
@@ -195,15 +195,21 @@ def test_a_command_of_the_operators_alone_is_taken_as_it_is(tmp_path):
     site.close()
 
 
+def told_paths(lines):
+    """Read the file that the command names."""
+    config = lines[lines.index("--extra-model-paths-config") + 1]
+    return json.loads(Path(config).read_text())
+
+
 def test_a_models_folder_elsewhere_is_named_to_comfyui(tmp_path, home):
-    """By a file, and with the folders it looks into."""
+    """By a file, first in the search, and with the folders it looks into."""
     interpreter(home, GOOD)
     models = tmp_path / "volume"
     site = site_of(tmp_path, COMFY_HOME=str(home), MODEL_DIR=str(models))
-    lines = printed(site)
+    told = told_paths(printed(site))["comfyfn"]
 
-    config = lines[lines.index("--extra-model-paths-config") + 1]
-    assert json.loads(Path(config).read_text())["comfyfn"]["base_path"] == str(models)
+    assert told["is_default"] is True
+    assert told["checkpoints"] == str(models / "checkpoints")
     assert (models / "checkpoints").is_dir()
     site.close()
 
@@ -216,17 +222,128 @@ def test_a_models_folder_that_cannot_be_written_is_taken_as_it_is(tmp_path, home
     (models / "checkpoints").touch()
     site = site_of(tmp_path, COMFY_HOME=str(home), MODEL_DIR=str(models))
 
-    assert "--extra-model-paths-config" in printed(site)
+    assert "checkpoints" not in told_paths(printed(site))["comfyfn"]
     site.close()
 
 
 def test_comfyuis_own_models_folder_needs_no_file(tmp_path, home):
-    """It looks there by itself."""
+    """It looks there by itself, and is not asked for its folders."""
     interpreter(home, GOOD)
-    site = site_of(tmp_path, COMFY_HOME=str(home))
+    site = site_of(tmp_path, COMFY_HOME=str(home), MODEL_DIR=str(home / "models"))
 
     assert "--extra-model-paths-config" not in printed(site)
+    assert site.registry is None
     site.close()
+
+
+def test_roots_and_volumes_are_named_to_comfyui_by_its_own_registry(tmp_path, home):
+    """A folder that only this ComfyUI knows is found at a volume's top."""
+    registry = {"models_dir": f"{home}/models", "folders": {"news": [[f"{home}/models/news"], []]}}
+    interpreter(home, GOOD, registry)
+    for folder in ("root/models/news", "root/models/pack", "volume/news", "volume/vae"):
+        (tmp_path / folder).mkdir(parents=True)
+    site = site_of(
+        tmp_path,
+        volumes=[tmp_path / "volume", tmp_path / "absent"],
+        COMFY_HOME=str(home),
+        MODEL_ROOTS=f"{tmp_path / 'root'}:{tmp_path / 'gone'}",
+    )
+    told = told_paths(printed(site))
+
+    assert told == {
+        "comfyfn": {
+            "is_default": False,
+            "news": str(tmp_path / "root/models/news"),
+            "pack": str(tmp_path / "root/models/pack"),
+        },
+        "comfyfn_1": {"is_default": False, "news": str(tmp_path / "volume/news")},
+    }
+    tried = {root.path.name: root.problem for root in site.tried_roots()}
+    assert tried == {
+        "models": None,
+        "root": None,
+        "gone": "No such file or directory",
+        "volume": None,
+        "absent": "it is not there",
+    }
+    site.close()
+
+
+def test_a_command_of_the_operators_is_told_of_no_roots(tmp_path, home):
+    """It is run as it is; the report says why a root is not searched."""
+    interpreter(home, GOOD)
+    (tmp_path / "root" / "vae").mkdir(parents=True)
+    env = {"COMFY_HOME": str(home), "CMD": "echo hello", "MODEL_ROOTS": str(tmp_path / "root")}
+    site = site_of(tmp_path, **env)
+
+    assert printed(site) == ["hello"]
+    assert "CMD starts the engine" in site.tried_roots()[-1].problem
+    assert not list(site.scratch.glob("*.yaml"))
+    site.close()
+
+
+def test_the_embedded_engine_is_told_of_roots(tmp_path):
+    """By the usual names: there is no ComfyUI to ask."""
+    (tmp_path / "root" / "unet").mkdir(parents=True)
+    site = site_of(
+        tmp_path,
+        INPUT_DIR=str(tmp_path / "i"),
+        OUTPUT_DIR=str(tmp_path / "o"),
+        MODEL_DIR=str(tmp_path / "m"),
+        MODEL_ROOTS=str(tmp_path / "root"),
+        COMFY_ARGS="--test-exit-at-boot 0",
+        COMFYFN_TEST_FAULTS="true",
+    )
+    printed(site)
+
+    assert told_paths(site.command) == {
+        "comfyfn": {"is_default": False, "diffusion_models": str(tmp_path / "root" / "unet")}
+    }
+    site.close()
+
+
+@pytest.mark.parametrize("by_file", [True, False])
+def test_the_warmups_models_are_read_ahead_from_the_launch_on(tmp_path, home, by_file):
+    """Found below the roots, without the engine; ended with what was read."""
+    interpreter(home, GOOD)
+    model = tmp_path / "root" / "models" / "checkpoints" / "a.safetensors"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(bytes(5000))
+    text = json.dumps({"1": {"class_type": "X", "inputs": {"name": "a.safetensors"}}})
+    (tmp_path / "warmup.json").write_text(text)
+    warmup = {"WARMUP_PROMPT_JSON": text}
+    if by_file:
+        warmup = {"WARMUP_PROMPT_FILE": str(tmp_path / "warmup.json")}
+    site = site_of(tmp_path, COMFY_HOME=str(home), MODEL_ROOTS=str(tmp_path / "root"), **warmup)
+    printed(site)
+    assert site.reader.wait(20)
+
+    told = site.end_read_ahead()
+    assert told["roots"].keys() == {str(tmp_path / "root")}
+    assert told["not_found"] == []
+    assert site.end_read_ahead() is None
+    site.close()
+
+
+@pytest.mark.parametrize("warmup", ["{}", "no json"])
+def test_nothing_is_read_ahead_where_nothing_is_known(tmp_path, home, warmup):
+    """A warmup that is broken is told when it is to be run."""
+    interpreter(home, GOOD)
+    site = site_of(tmp_path, COMFY_HOME=str(home), WARMUP_PROMPT_JSON=warmup)
+    printed(site)
+
+    assert site.end_read_ahead() is None
+    site.close()
+
+
+def test_read_ahead_can_be_turned_off(tmp_path):
+    """READ_AHEAD=false; and a ComfyUI on another machine has no files here."""
+    off = site_of(tmp_path, ENGINE="embedded", READ_AHEAD="false")
+    attached = site_of(tmp_path, COMFY_URL="http://127.0.0.1:1")
+    for site in (off, attached):
+        site.read_ahead(["a.safetensors"])
+        assert site.reader is None
+        site.close()
 
 
 def test_the_time_before_the_first_launch_is_noted_once(tmp_path, home):
@@ -255,18 +372,3 @@ def test_the_engine_gets_our_environment_without_our_secrets(tmp_path, monkeypat
     assert not any("s3cret" in line for line in lines)
     assert f"PATH={os.environ['PATH']}" in lines
     site.close()
-
-
-@pytest.mark.parametrize(
-    ("env", "named"),
-    [
-        ({"MANIFEST": "/m.yaml"}, "MANIFEST is"),
-        ({"MANIFEST_JSON": "{}"}, "MANIFEST_JSON is"),
-        ({"MANIFEST": "/m.yaml", "MANIFEST_JSON": "{}"}, "MANIFEST_JSON is"),
-    ],
-)
-def test_a_manifest_that_nobody_applies_is_a_fault_of_the_settings(tmp_path, env, named):
-    """Ignored, it would be missed only when a graph needs what it names."""
-    with pytest.raises(SettingsError, match=f"{named} not applied at the start yet"):
-        site_of(tmp_path, **env)
-    assert not (tmp_path / "work").exists()

@@ -24,6 +24,9 @@ def test_the_phases_add_up_to_the_total():
 def test_node_packs_are_found_in_the_log():
     """ComfyUI tells how long each took, and which failed."""
     log = [
+        "Traceback (most recent call last):",
+        "ImportError: no luck",
+        "Cannot import /x/custom_nodes/bad_pack module for custom nodes: no luck",
         "Import times for custom nodes:",
         "   0.1 seconds: /x/custom_nodes/good_pack",
         "   2.5 seconds (IMPORT FAILED): /x/custom_nodes/bad_pack",
@@ -32,9 +35,17 @@ def test_node_packs_are_found_in_the_log():
 
     assert found == {
         "custom_nodes_s": {"good_pack": 0.1, "bad_pack": 2.5},
-        "custom_nodes_failed": ["bad_pack"],
+        "custom_nodes_failed": [
+            {
+                "name": "bad_pack",
+                "error": "ImportError: no luck",
+                "hint": None,
+                "traceback": ["Traceback (most recent call last):", "ImportError: no luck"],
+            }
+        ],
         "devices": ["cpu"],
         "torch": "2.6",
+        "vram_mb": None,
     }
 
 
@@ -47,4 +58,13 @@ def test_what_is_not_told_is_empty(stats):
         "custom_nodes_failed": [],
         "devices": [],
         "torch": None,
+        "vram_mb": None,
     }
+
+
+def test_memory_is_none_where_no_gpu_can_be_used():
+    """And not told where nobody asked."""
+    card = Preflight(usable=True, gpu="a GPU", vram_mb=24564)
+
+    assert findings((), {}, card)["vram_mb"] == 24564
+    assert findings((), {}, Preflight(usable=False))["vram_mb"] == 0

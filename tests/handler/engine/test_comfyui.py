@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from dataclasses import replace
 
 import pytest
+from aiohttp import web
 from live import alive, quoted
 from lone import lone_engine, prompt, site_in, switch
 from worker import until
@@ -57,6 +59,29 @@ async def test_the_boot_report_tells_phases_and_findings(tmp_path):
     assert 0 < sum(phases[name] for name in parts) <= phases["total_s"] + 0.01
     assert report["custom_nodes_failed"] == []
     assert isinstance(report["devices"], list)
+
+
+async def test_what_was_read_ahead_is_told_in_the_boot_report(tmp_path):
+    """Asked for at any time before it is ready."""
+    async with lone_engine(tmp_path, start=False) as (engine, _):
+        engine.read_ahead(["no.ckpt"])
+        assert engine._site.reader.wait(20)
+        await engine.start()
+
+        assert engine.boot_report["read_ahead"] == {"roots": {}, "not_found": ["no.ckpt"]}
+
+
+async def test_what_lies_in_the_roots_is_told_after_the_boot(tmp_path):
+    """A moment later: no start waits for it."""
+    vae = tmp_path / "models" / "vae" / "a.safetensors"
+    vae.parent.mkdir(parents=True)
+    vae.touch()
+    async with lone_engine(tmp_path) as (engine, _):
+        await until(lambda: "models" in engine.boot_report)
+        told = engine.boot_report["models"]
+
+    assert {"path": str(tmp_path / "models"), "models": {"vae": 1}} in told["roots"]
+    assert told["not_searched"] == []
 
 
 async def test_a_process_that_was_launched_before_is_taken(tmp_path):
@@ -383,3 +408,50 @@ async def test_every_error_of_a_start_is_ours(tmp_path):
     ) as (engine, _):
         with pytest.raises(HandlerError):
             await engine.start()
+
+
+async def test_the_engines_own_registry_of_model_folders_is_read(tmp_path):
+    """With what extra files and node packs add to it; new files go to MODEL_DIR."""
+    extra = tmp_path / "extra.yaml"
+    extra.write_text(f"volume: {{is_default: true, loras: {tmp_path}/volume/loras}}")
+    args = f"--extra-model-paths-config {extra}"
+    async with lone_engine(tmp_path, start=False, COMFY_ARGS=args) as (engine, _):
+        with pytest.raises(NotReady):
+            await engine.model_folders()
+        await engine.start()
+        folders = await engine.model_folders()
+
+    assert folders.paths["loras"][0] == tmp_path / "volume" / "loras"
+    assert tmp_path / "models" / "loras" in folders.paths["loras"]
+    assert folders.writable("loras") == tmp_path / "models" / "loras"
+    assert "test_models" in folders.names
+    assert "custom_nodes" not in folders.names
+
+
+@pytest.mark.parametrize("status", [404, 500])
+async def test_an_engine_that_tells_no_registry_tells_names(tmp_path, status):
+    """One without the route, or one whose route a node pack broke; here, or elsewhere."""
+
+    async def answer(request):
+        told = {"/system_stats": {}, "/object_info": {}, "/models": ["loras", "mine"]}
+        known = told.get(request.path)
+        return web.Response(status=status) if known is None else web.json_response(known)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}"
+    site = site_in(tmp_path, ENGINE="comfyui", COMFY_URL=url)
+    engine = ComfyEngine(site)
+    try:
+        away = await engine._registry()
+        engine._site.folders = replace(site.folders, models=tmp_path, shared=True)
+        here = await engine._registry()
+    finally:
+        await engine.stop()
+        await runner.cleanup()
+
+    assert away.paths == {"loras": (), "mine": ()}
+    assert here.paths == {"loras": (tmp_path / "loras",), "mine": (tmp_path / "mine",)}

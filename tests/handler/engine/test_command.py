@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +10,12 @@ import pytest
 
 from handler.engine.command import (
     CACHED_NODES,
-    MODEL_FOLDERS,
     comfyui_command,
     embedded_command,
     engine_environment,
     engine_kind,
     folders,
     interpreter,
-    model_paths_config,
 )
 from handler.errors import BootFailed
 from handler.settings import Settings
@@ -156,6 +153,14 @@ def test_comfyui_is_started_for_serving(home):
     assert "--extra-model-paths-config" not in command
 
 
+def test_the_embedded_engine_is_told_of_more_roots():
+    """By the same file as ComfyUI."""
+    where = folders(Settings(), "embedded", SCRATCH)
+    command = embedded_command(Settings(), where, Path("/c.yaml"))
+
+    assert after(command, "--extra-model-paths-config") == "/c.yaml"
+
+
 def test_the_embedded_engine_gets_one_kind_of_cache():
     """Two would end it in its boot."""
     settings = Settings(comfy_args=("--cache-none",))
@@ -223,16 +228,6 @@ def test_a_command_of_the_operators_is_taken_as_it_is():
     command = comfyui_command(settings, where, cpu=True, model_paths=Path("/c"))
 
     assert command == ["/opt/my python/py", "main file.py", "--x=a b"]
-
-
-@pytest.mark.parametrize("models", ["/models", '/odd "name": #1\n'])
-def test_the_model_paths_file_quotes_any_path(models):
-    """JSON is YAML: whatever the path holds is one value."""
-    config = json.loads(model_paths_config(Path(models)))["comfyfn"]
-
-    assert config.pop("base_path") == models
-    assert config.pop("is_default") is True
-    assert config == {name: f"{name}/" for name in MODEL_FOLDERS}
 
 
 def test_the_environment_has_what_launch_commands_read():

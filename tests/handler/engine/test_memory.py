@@ -135,3 +135,25 @@ async def test_classes_are_learnt_on_demand_only(tmp_path):
 
     assert await engine.models() == {"checkpoints": []}
     assert (engine.kind, engine.version, engine.boot_report) == ("memory", "0", {"phases": {}})
+
+
+async def test_its_models_are_files_and_it_tells_none_while_it_restarts(tmp_path):
+    """As a process that is down."""
+    engine = MemoryEngine(tmp_path, model_folders=("loras",))
+    (tmp_path / "models" / "loras").mkdir(parents=True)
+    (tmp_path / "models" / "loras" / "a.pt").touch()
+
+    assert await engine.models() == {"loras": ["a.pt"]}
+    assert (await engine.model_folders()).names == ("loras",)
+    engine.enter(EngineState.RESTARTING, "a test")
+    for ask in (engine.models_in, engine.refresh_class):
+        with pytest.raises(EngineDied):
+            await ask("loras")
+
+
+async def test_what_is_to_be_read_ahead_is_noted(tmp_path):
+    """It has no files to read."""
+    engine = MemoryEngine(tmp_path)
+    engine.read_ahead(["a.ckpt", "b.ckpt"])
+
+    assert engine.read_names == ["a.ckpt", "b.ckpt"]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from handler.engine.preflight import judge, preflight
+from handler.engine.preflight import judge, model_folders, preflight
 from handler.errors import BootFailed
 
 H200 = {"name": "NVIDIA H200", "vram_bytes": 150 << 30}
@@ -113,3 +113,32 @@ def test_an_interpreter_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(BootFailed) as caught:
         preflight(tmp_path / "python")
     assert caught.value.blame == "image"
+
+
+def test_comfyuis_registry_is_the_probes_last_line(tmp_path):
+    """Whatever a registry prints before."""
+    found = {"models_dir": "/c/models", "folders": {"vae": [["/c/models/vae"], []]}}
+    python = script(tmp_path / "python", f"#!/bin/sh\necho hello\necho '{json.dumps(found)}'\n")
+
+    assert model_folders(python, tmp_path) == found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#!/bin/sh\necho no module folder_paths >&2\nexit 1\n",
+        "#!/bin/sh\n",
+        "#!/bin/sh\necho no json\n",
+        "#!/bin/sh\necho '[]'\n",
+        "#!/bin/sh\necho '{}'\n",
+        "#!/bin/sh\nexec sleep 60\n",
+        "no program",
+    ],
+)
+def test_a_registry_that_cannot_be_had_is_no_reason_not_to_start(tmp_path, caplog, text):
+    """It is told, with what the probe said."""
+    python = script(tmp_path / "python", text)
+
+    assert model_folders(python, tmp_path, timeout_s=0.3) is None
+    assert "the usual ones are taken" in caplog.text
+    assert ("no module folder_paths" in caplog.text) is ("folder_paths" in text)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from live import alive
 
-from handler.engine.process import LOG_TAIL_LINES, EngineProcess, check_port_free
+from handler.engine.process import LOG_KEPT_LINES, LOG_TAIL_LINES, EngineProcess, check_port_free
 from handler.errors import BootFailed
 
 REPO = Path(__file__).parents[3]
@@ -134,7 +134,16 @@ def test_the_tail_is_bounded(start):
     tail = process.log_tail()
     assert len(tail) == LOG_TAIL_LINES
     assert tail[-1] == str(LOG_TAIL_LINES * 20)
-    assert len(process.tail) < LOG_TAIL_LINES * 20
+
+
+def test_a_boots_lines_are_kept_until_they_are_looked_at(start):
+    """Many node packs, each with a traceback, say more than a tail holds."""
+    process = ended(start(f"seq 1 {LOG_KEPT_LINES * 3}"))
+    wait_for(lambda: len(process.log_lines()) == LOG_KEPT_LINES * 3)
+
+    process.booted()
+    assert process.log_lines()[0] == str(LOG_KEPT_LINES * 2 + 1)
+    assert len(process.log_lines()) == LOG_KEPT_LINES
 
 
 def test_environment_and_folder_are_the_given_ones(tmp_path):

@@ -5,10 +5,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from handler.manifest.build import make_tools
+from lone import site_in
+
+from handler.manifest.build import make_start, make_tools
 from handler.manifest.places import Places
 from handler.manifest.records import Manifest
 from handler.manifest.registry import HttpRegistry
+from handler.manifest.start import manifest_of
+from handler.transfer.download import Downloader
+from handler.transfer.operator import operator_sources
+from handler.transfer.threads import Threads
 
 
 async def nothing(model, path):
@@ -33,3 +39,22 @@ def test_the_real_parts_are_the_default(tmp_path, registry):
     assert (tools.allow_local, tools.download) == (False, nothing)
     tools = made(Manifest(), tmp_path, registry=registry, allow_local=True)
     assert (tools.registry, tools.allow_local) == (registry, True)
+
+
+async def test_a_sites_manifest_is_carried_out_there(tmp_path):
+    """Its models come by the downloader, into the site's folder, and their progress is told."""
+    source = tmp_path / "a.bin"
+    source.write_bytes(b"weights")
+    text = f'{{"models": {{"before_start": [{{"url": "file://{source}", "folder": "vae"}}]}}}}'
+    site, threads = site_in(tmp_path, MANIFEST_JSON=text), Threads()
+    downloader = Downloader(operator_sources(site.settings, threads), threads=threads)
+    try:
+        start = make_start(manifest_of(site), site, downloader)
+        start.begin()
+        await start.before_warmup()
+        (model,) = start.report()["models"]
+    finally:
+        await downloader.close()
+        site.close()
+    assert (tmp_path / "models" / "vae" / "a.bin").read_bytes() == b"weights"
+    assert (model["state"], model["bytes"], model["error"]) == ("there", 7, None)

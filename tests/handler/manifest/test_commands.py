@@ -120,3 +120,18 @@ async def test_a_signal_is_named():
 
     assert done.returncode == -signal.SIGKILL
     assert "signal 9" in commands.failure("try", done).message
+
+
+def test_the_reason_is_the_line_that_is_called_an_error():
+    """What comes after it is a hint, or how long it took."""
+    tail = ("error: Failed to fetch x", "  cause: no route", "hint: try again")
+    assert commands.failure("uv", commands.Done(2, "", tail, 0.1)).message == (
+        "uv failed (exit status 2): error: Failed to fetch x"
+    )
+    assert commands.failure("x", commands.Done(1, "", ("one", "two", " "), 0.1)).message.endswith(
+        ": two"
+    )
+    assert (
+        commands.failure("x", commands.Done(-9, "", (), 0.1)).message
+        == "x failed (signal 9): it said nothing"
+    )

@@ -11,7 +11,10 @@ from sources.host import hosting, safetensors
 from handler.inputs.address import AddressPolicy
 from handler.manifest.faults import InstallFailed
 from handler.manifest.fetch import ModelFetcher
+from handler.manifest.hash_note import remembered
 from handler.manifest.records import ModelFile
+from handler.models.records import ModelSource
+from handler.models.store import InUse, Store
 from handler.transfer.download import Downloader
 from handler.transfer.http_source import HttpSource
 from handler.transfer.records import Limits
@@ -28,8 +31,11 @@ async def host():
 
 
 @pytest.fixture
-async def fetch():
-    """Fetches a model: `fetch(urls, path, sha256=...)`; `fetch.told` has the progress."""
+async def fetch(tmp_path_factory):
+    """Fetches a model: `fetch(urls, path, sha256=...)`; `fetch.told` has the progress.
+
+    `fetch.link` looks into `fetch.store` first.
+    """
     threads = Threads()
     source = HttpSource(AddressPolicy("127.0.0.1"), threads)
     limits = Limits(spare_disk=0, backoff_s=0.001)
@@ -37,10 +43,18 @@ async def fetch():
     told = []
     fetcher = ModelFetcher(downloader, lambda model: lambda news: told.append((model, news)))
 
+    store = Store(tmp_path_factory.mktemp("store"))
+    store.attach(downloader, downloader)
+    store.open()
+    shelved = ModelFetcher(downloader, shelf=store)
+
+    async def link(urls, path, **fields):
+        return await shelved(ModelFile(urls=urls, folder="vae", filename=path.name, **fields), path)
+
     async def bring(urls, path, **fields):
         return await fetcher(ModelFile(urls=urls, folder="vae", filename=path.name, **fields), path)
 
-    bring.told = told
+    bring.told, bring.link, bring.store = told, link, store
     yield bring
     await downloader.close()
 
@@ -103,3 +117,57 @@ async def test_one_file_named_twice_is_fetched_once(host, fetch, tmp_path):
     await asyncio.gather(fetch((url,), path), fetch((url,), path))
 
     assert host.served == len(BODY)
+
+
+async def test_a_model_that_is_there_tells_its_size(host, fetch, tmp_path):
+    """Whoever looks at the progress sees a whole file."""
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(BODY)
+    await fetch((host.url("/never"),), path)
+    assert fetch.told[-1][1].done == fetch.told[-1][1].total == len(BODY)
+
+
+async def test_a_hash_that_was_checked_is_remembered(host, fetch, tmp_path):
+    """When it was fetched, and when it was there."""
+    for path in (tmp_path / "a.safetensors", tmp_path / "b.safetensors"):
+        if path.name.startswith("b"):
+            path.write_bytes(BODY)
+        await fetch((host.put("/m", BODY),), path, sha256=SHA256)
+        assert remembered(path) == SHA256
+
+
+@pytest.mark.parametrize("known", [{}, {"sha256": SHA256}])
+async def test_a_model_of_the_store_is_linked(host, fetch, tmp_path, known):
+    """Nothing is fetched, and the store may not remove what the operator names."""
+    url, path = host.put("/m.safetensors", BODY), tmp_path / "vae" / "m.safetensors"
+    stored = await fetch.store.get(ModelSource(url=url, operator=True, **known), "somebody")
+    fetch.store.release("somebody")
+    asked = len(host.requests)
+
+    assert await fetch.link((url,), path, **known) == "linked from the cache"
+    assert path.samefile(stored.path)
+    assert len(host.requests) == asked
+    with pytest.raises(InUse):
+        await fetch.store.remove(stored.key)
+    assert await fetch.link((url,), path, **known) == "there"
+
+
+async def test_another_file_of_the_store_is_not_taken(host, fetch, tmp_path):
+    """The hash decides, and then it is fetched to its place."""
+    url, path = host.put("/m.safetensors", BODY), tmp_path / "vae" / "m.safetensors"
+    await fetch.store.get(ModelSource(url=url, operator=True), "somebody")
+    other = safetensors(1 << 18)
+    host.put("/m.safetensors", other)
+
+    told = await fetch.link((url,), path, sha256=hashlib.sha256(other).hexdigest())
+    assert told.startswith("fetched")
+    assert path.read_bytes() == other
+
+
+async def test_a_wrong_file_gives_way_to_that_of_the_store(host, fetch, tmp_path):
+    """A link does not go over a file by itself."""
+    url, path = host.put("/m.safetensors", BODY), tmp_path / "m.safetensors"
+    await fetch.store.get(ModelSource(url=url, operator=True), "somebody")
+    path.write_bytes(b"wrong")
+    assert await fetch.link((url,), path, size=len(BODY)) == "linked from the cache"
+    assert path.read_bytes() == BODY

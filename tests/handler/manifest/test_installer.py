@@ -74,3 +74,9 @@ async def test_a_file_outside_of_every_root_is_refused(site):
     text = "models:\n  before_start:\n    - {url: https://e.org/a, local_path: /etc/a.bin}\n"
     with pytest.raises(InstallFailed, match="outside of COMFY_HOME"):
         await site.install(text)
+
+
+async def test_a_requirements_file_that_is_not_there_is_named(site):
+    """By its path, not by an exception."""
+    with pytest.raises(InstallFailed, match=r"pip of .*m.*: .*no-such\.txt: No such file"):
+        await site.install("pip: [-r no-such.txt]\n")

@@ -58,3 +58,9 @@ def test_the_chart_shows_what_ran_beside_what():
         "later |     .....|    5.0   10.0 s  running",
     ]
     assert chart([], 0) == "nothing to do"
+
+
+def test_the_clock_begins_with_the_timeline():
+    """Whoever shows a step that runs needs to know how late it is."""
+    seconds = iter([10.0, 12.5])
+    assert Timeline(clock=lambda: next(seconds)).now() == 2.5

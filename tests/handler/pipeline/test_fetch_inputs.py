@@ -12,7 +12,8 @@ from worker import GRAPH, parts_in, received
 
 from handler.engine.memory import NODES, PIXEL
 from handler.errors import InputFailed, UrlNotAllowed
-from handler.pipeline.fetch_inputs import FETCHES_AT_ONCE, fetch_inputs
+from handler.pipeline.fetch_inputs import fetch_inputs
+from handler.pipeline.media_files import FETCHES_AT_ONCE
 from handler.pipeline.validate import validate
 from handler.records import JOBS_FOLDER
 
@@ -102,6 +103,43 @@ async def test_a_url_is_fetched(tmp_path):
     assert graph["1"]["inputs"]["image"] == f"{url}/a"
 
 
+async def test_one_url_is_fetched_once_for_all_nodes_and_lists(tmp_path):
+    """Each input has a name of its own all the same."""
+    asked = []
+
+    async def answer(request):
+        asked.append(request.path)
+        return web.Response(body=PIXEL)
+
+    async with files_server(answer) as url:
+        graph = loading(f"{url}/a", f"{url}/a")
+        listed = {"directory": [f"{url}/a", DATA_URI, f"{url}/a"]}
+        graph["3"] = {"class_type": "LoadFolder", "inputs": listed}
+        done, parts = await prepared(tmp_path, graph, nodes={**NODES, **TAKES_PATHS})
+
+    own = parts.engine.files.inputs_of("uid")
+    names = [done.graph[node_id]["inputs"]["image"] for node_id in "12"]
+    assert names == [f"{OWN}/000_1_image.png", f"{OWN}/001_2_image.png"]
+    frames = sorted(path.name for path in (own / "002_3_directory").iterdir())
+    assert frames == ["00000.png", "00001.png", "00002.png"]
+    assert all(path.read_bytes() == PIXEL for path in own.rglob("*.png"))
+    assert asked == ["/a"]
+
+
+async def test_a_fault_of_a_shared_url_names_one_node(tmp_path):
+    """And is told as it is, not as a cancellation of those who waited with it."""
+
+    async def gone(_request):
+        return web.Response(status=404)
+
+    async with files_server(gone) as url:
+        graph = loading(f"{url}/a", f"{url}/a")
+        graph["3"] = {"class_type": "LoadFolder", "inputs": {"directory": [f"{url}/a"] * 3}}
+        with pytest.raises(InputFailed, match=r"^Failed to download .*/a: 404") as caught:
+            await prepared(tmp_path, graph, nodes={**NODES, **TAKES_PATHS})
+    assert caught.value.location == "prompt.1.inputs.image"
+
+
 async def test_content_of_no_known_type_is_refused(tmp_path):
     """The node would fail on it, later and in other words."""
 
@@ -134,7 +172,7 @@ async def test_a_stored_name_is_left_as_it_is(tmp_path):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ("s3://bucket/a.png", "s3:// is no source"),
+        ("ftp://host/a.png", "ftp:// is no source"),
         ("nothing.png", "neither a URL"),
         (
             "data:image/png;base64," + base64.b64encode(b"<html>login</html>").decode(),

@@ -8,10 +8,12 @@ import time
 from dataclasses import replace
 
 import pytest
+from models_here import FOLDERS, LOADERS
 from worker import GRAPH, parts_in, received
 
 from handler.engine.memory import NODES, MemoryEngine
 from handler.errors import EngineDied, InvalidWorkflow, NoOutputNode, WorkflowFormatUi
+from handler.models.records import Named
 from handler.pipeline.validate import (
     LONGEST_ID,
     MOST_FAULTS,
@@ -250,3 +252,65 @@ async def test_a_class_that_is_not_there_is_told_by_the_kind_of_engine(tmp_path,
     assert said in caught.value.hint
     assert said in caught.value.details[0]["hint"]
     assert caught.value.blame == "image"
+
+
+def models_in(home, *catalogue):
+    named = {name: one for one in catalogue for name in one.names}
+    nodes = {**NODES, **LOADERS}
+    return parts_in(home, nodes=nodes, model_folders=FOLDERS, catalogue=named)
+
+
+def loading(class_type, **inputs):
+    return {"1": {"class_type": class_type, "inputs": inputs}, "2": GRAPH["2"]}
+
+
+@pytest.mark.parametrize("value", ["https://h.example/a", "s3://b/k", "/models/a.pt"])
+async def test_urls_of_models_are_no_faults(tmp_path, value):
+    """They are for the stage that fetches."""
+    validated = await validate(
+        received(loading("LoraLoader", lora_name=value)), models_in(tmp_path)
+    )
+
+    (want,) = validated.models
+    assert (want.value, want.folders, want.listed) == (value, ("loras",), False)
+    assert validated.media == []
+
+
+async def test_a_model_that_came_after_the_boot_is_seen(tmp_path):
+    """By a file name, whose class is then read anew."""
+    parts = models_in(tmp_path)
+    (tmp_path / "models" / "loras").mkdir(parents=True)
+    (tmp_path / "models" / "loras" / "late.pt").touch()
+
+    validated = await validate(received(loading("LoraLoader", lora_name="late.pt")), parts)
+
+    assert [want.listed for want in validated.models] == [True]
+
+
+async def test_lists_and_choices_are_compared_as_of_one_moment(tmp_path):
+    """Files that came since the boot do not lead a URL to another folder."""
+    parts = models_in(tmp_path)
+    await parts.models.listings()
+    for folder in ("loras", "odd_ones"):
+        (tmp_path / "models" / folder).mkdir(parents=True)
+        (tmp_path / "models" / folder / f"{folder}.pt").touch()
+
+    validated = await validate(received(loading("OddLoader", thing="https://h.example/a")), parts)
+
+    assert validated.models[0].folders == ("odd_ones",)
+
+
+async def test_names_of_the_catalogue_pass_and_are_suggested(tmp_path):
+    """For inputs of their folder only."""
+    sdxl = Named(names=("sdxl-base",), urls=("u",), folder="checkpoints", filename="x.safetensors")
+    parts = models_in(tmp_path, sdxl)
+    validated = await validate(received(loading("CheckpointLoader", ckpt_name="sdxl-base")), parts)
+    assert validated.models[0].value == "sdxl-base"
+
+    with pytest.raises(InvalidWorkflow) as caught:
+        await validate(received(loading("CheckpointLoader", ckpt_name="sdxl-bass")), parts)
+    assert caught.value.details[0]["choices_near"] == ["sdxl-base"]
+    assert "sdxl-base" in caught.value.hint
+    with pytest.raises(InvalidWorkflow) as caught:
+        await validate(received(loading("LoraLoader", lora_name="sdxl-bass")), parts)
+    assert caught.value.details[0]["choices_near"] == []

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import datetime as dt
-import shutil
-import socket
-import subprocess
-import time
 from urllib.parse import unquote
 
 import pytest
-from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, generate_container_sas
 from sources.host import safetensors
+from sources.stores import ACCOUNT, blob_store
+from sources.stores import ACCOUNT_KEY as KEY
 
 from handler.credentials import BasicAuth, BearerAuth, QueryAuth, S3Auth
 from handler.errors import InputFailed, UrlNotAllowed
@@ -23,9 +18,6 @@ from handler.transfer.http_source import HttpSource
 from handler.transfer.records import Wanted
 
 BODY = safetensors(6 << 20)
-ACCOUNT = "devstoreaccount1"
-# The emulator's own, the same everywhere.
-KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 SECRET = "canary4711"
 BLOB = "a b/m.safetensors"
 
@@ -33,32 +25,9 @@ BLOB = "a b/m.safetensors"
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory):
     """Give the account's URL and a SAS token for its container."""
-    command = shutil.which("azurite-blob")
-    if command is None:
-        pytest.skip("no azurite-blob on the PATH: npm install -g azurite")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    folder = tmp_path_factory.mktemp("azurite")
-    arguments = ["--blobPort", str(port), "--location", folder, "--silent", "--skipApiVersionCheck"]
-    with subprocess.Popen([command, *arguments], stdout=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-        url = f"http://127.0.0.1:{port}/{ACCOUNT}"
-        with BlobServiceClient(url, credential=KEY) as service:
-            container = service.create_container("models")
-            container.upload_blob(BLOB, BODY)
-        token = generate_container_sas(
-            ACCOUNT,
-            "models",
-            account_key=KEY,
-            permission=ContainerSasPermissions(read=True),
-            expiry=dt.datetime.now(dt.UTC) + dt.timedelta(hours=1),
-        )
-        yield url, token
-        process.terminate()
+    with blob_store(tmp_path_factory.mktemp("azurite")) as store:
+        store.put("models", BLOB, BODY)
+        yield store.url, store.token("models")
 
 
 def fetcher(make, threads, target, account=None, allow="127.0.0.1"):
@@ -156,3 +125,44 @@ async def test_settings_that_make_no_sense_are_told_without_the_key(make, thread
         await fetcher(make, threads, tmp_path / "m")(
             url, S3Auth(access_key_id="a", secret_access_key=SECRET)
         )
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "http://mine.blob.core.azurite.evil.test:{port}/c/m",
+        "http://mine.blob.core.windows.net.evil.test:{port}/devstoreaccount1/m",
+        "http://mine.blob.core.windows.net@evil.test:{port}/devstoreaccount1/m",
+        "http://mine.blob.core.windows.net:{port}/c/m",
+    ],
+)
+@pytest.mark.parametrize("form", ["string", "key", "token"])
+async def test_a_host_that_looks_like_the_operators_gets_nothing(
+    make, threads, tmp_path, host, form, place
+):
+    """Neither its signature nor freedom of the address policy; not over plain HTTP either."""
+    account = {
+        "string": AzureAccount(
+            connection_string="BlobEndpoint=https://mine.blob.core.windows.net;"
+            f"SharedAccessSignature=sig={SECRET}"
+        ),
+        "key": AzureAccount(account="mine", key=KEY),
+        "token": AzureAccount(account="mine", sas_token=f"sig={SECRET}"),
+    }[form]
+    url = place.format(port=host.port)
+    name = url.partition("://")[2].rpartition("@")[2].partition(":")[0]
+
+    async def resolver(asked, _port):
+        assert asked == name
+        return ["127.0.0.1"]
+
+    for path in ("/c/m", "/devstoreaccount1/m"):
+        host.put(path, BODY)
+    free = HttpSource(AddressPolicy("", resolver), threads)
+    checked = HttpSource(AddressPolicy("127.0.0.1", resolver), threads)
+    await make(source=AzureSource(checked, free, threads, account)).download(
+        Wanted(url, tmp_path / "m.safetensors")
+    )
+
+    assert {request.query for request in host.requests} == {""}
+    assert SECRET not in str(host.requests)

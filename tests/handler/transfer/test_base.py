@@ -6,13 +6,13 @@ from handler.errors import InputFailed
 from handler.inputs.address import AddressPolicy
 from handler.settings import Settings
 from handler.transfer.base import AccessDenied, DiskFull, FileSource, RangeSource, Remote
-from handler.transfer.operator import source_settings
+from handler.transfer.operator import operator_settings
 from handler.transfer.sources import Sources
 
 
 def test_every_source_is_of_one_of_the_two_kinds(threads):
     """In parts, or whole; never both, since the downloader asks which."""
-    sources = Sources(source_settings(Settings()), AddressPolicy(), threads)
+    sources = Sources(operator_settings(Settings()), AddressPolicy(), threads)
     parts = ("https://e.org/m", "s3://b/k", "gs://b/k", "https://a.blob.core.windows.net/c/b")
     whole = ("https://huggingface.co/o/n/resolve/main/m.bin", "file:///m")
     for url in parts + whole:

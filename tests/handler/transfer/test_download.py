@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import hashlib
 import json
 import os
 import random
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from sources.host import File, safetensors, talking
 
 from handler.credentials import BearerAuth
 from handler.errors import InputFailed
-from handler.transfer.base import AccessDenied
+from handler.transfer.base import AccessDenied, DiskFull
 from handler.transfer.records import Wanted
 from handler.transfer.verify import Corrupt
 
@@ -260,6 +262,52 @@ async def test_a_file_over_the_limit_is_refused(host, make, tmp_path, told):
     with pytest.raises(InputFailed, match="larger than 5000 bytes"):
         await make(max_bytes=5000).download(Wanted(url, tmp_path / "m.bin"))
     assert names(tmp_path) == []
+
+
+async def test_a_file_of_exactly_the_limit_passes(host, make, tmp_path):
+    """The limit is the largest size that is allowed."""
+    url = host.put("/m.bin", SMALL)
+    got = await make(max_bytes=len(SMALL)).download(Wanted(url, tmp_path / "m.bin"))
+    assert got.bytes == len(SMALL)
+
+
+async def test_a_body_that_unpacks_to_more_than_the_limit_is_refused(host, make, tmp_path):
+    """The bytes are counted as they are after unpacking."""
+    packed = gzip.compress(bytes(8 << 20))
+    url = host.put("/bomb", packed, ranges=False, headers={"Content-Encoding": "gzip"})
+    with pytest.raises(InputFailed, match="larger than 4000000 bytes"):
+        await make(max_bytes=4_000_000).download(Wanted(url, tmp_path / "m.bin"))
+    assert names(tmp_path) == []
+
+
+async def test_a_file_may_have_limits_of_its_own(host, make, tmp_path):
+    """They win over the downloader's, in both directions."""
+    url = host.put("/m.bin", SMALL)
+    with pytest.raises(InputFailed, match="larger than 10 bytes"):
+        await make().download(Wanted(url, tmp_path / "m.bin", max_bytes=10))
+    got = await make(max_bytes=10).download(Wanted(url, tmp_path / "m.bin", max_bytes=1 << 30))
+    assert got.bytes == len(SMALL)
+    failing = host.put("/f.bin", SMALL, statuses=[(503, {})] * 9)
+    before = len(host.requests)
+    with pytest.raises(InputFailed, match="503"):
+        await make().download(Wanted(failing, tmp_path / "f.bin", tries=2))
+    assert len(host.requests) - before == 2
+
+    async def stop(_sent):
+        await asyncio.sleep(3600)
+
+    slow = host.put("/s.bin", SMALL, pause=stop)
+    with pytest.raises(InputFailed, match=r"not done within 0\.2 s"):
+        await make().download(Wanted(slow, tmp_path / "s.bin", total_s=0.2))
+
+
+async def test_a_source_that_asks_to_wait_too_long_is_not_waited_for(host, make, tmp_path):
+    """The caller learns how long instead."""
+    url = host.put("/m.bin", SMALL, statuses=[(503, {"Retry-After": "3600"})])
+    with pytest.raises(InputFailed, match="503") as caught:
+        await make(total_s=60.0).download(Wanted(url, tmp_path / "m.bin"))
+    assert (caught.value.retryable, caught.value.retry_after_s) == (True, 3600)
+    assert len(host.requests) == 1
 
 
 async def test_passing_statuses_are_tried_again_and_final_ones_are_not(host, make, tmp_path):
@@ -567,3 +615,101 @@ async def test_two_processes_fetch_one_file_after_the_other(host, tmp_path):
     assert [one["bytes"] for one in told] == [len(MODEL)] * 2
     assert (tmp_path / "m.safetensors").read_bytes() == MODEL
     assert names(tmp_path) == ["m.safetensors"]
+
+
+async def test_a_size_beyond_the_disk_costs_nobody_their_files(host, make, tmp_path):
+    """A source may tell any: nothing is removed to make room for it."""
+    url = host.put("/m.bin", SMALL, ranges=False, length=10**18)
+    asked = []
+
+    async def make_room(folder, count):
+        asked.append((folder, count))
+
+    with pytest.raises(DiskFull, match="does not fit"):
+        await make(make_room=make_room).download(Wanted(url, tmp_path / "m.bin"))
+
+    assert (asked, names(tmp_path)) == ([], [])
+
+
+async def test_a_fleet_on_one_volume_fetches_a_file_once(host, make, tmp_path):
+    """Who waited for another process's download takes what it brought, if it has the right to."""
+    gate = asyncio.Event()
+
+    async def wait(_sent):
+        await gate.wait()
+
+    url = host.put("/m", MODEL, pause=wait, wants={"authorization": "Bearer good"})
+    target = tmp_path / "m.safetensors"
+    good, bad = BearerAuth(token="good"), BearerAuth(token="bad")
+    true = hashlib.sha256(MODEL).hexdigest()
+    asks = [
+        Wanted(url, target, auth=good),
+        Wanted(url, target, auth=good),
+        Wanted(url, target, auth=good, sha256=true),
+        Wanted(url, target, auth=good, sha256="0" * 64),
+        Wanted(url, target, auth=bad),
+    ]
+    tasks = []
+    for wanted in asks:
+        tasks.append(asyncio.create_task(make().download(wanted)))
+        for _ in range(20):
+            await asyncio.sleep(0)  # the first one has the part, the others wait for it
+    gate.set()
+    answers = await asyncio.gather(*tasks, return_exceptions=True)
+
+    assert [answer.resumed_bytes for answer in answers[:3]] == [0, len(MODEL), len(MODEL)]
+    assert answers[2].sha256 == true
+    assert isinstance(answers[3], Corrupt)
+    assert isinstance(answers[4], AccessDenied)
+    assert target.read_bytes() == MODEL
+    assert names(tmp_path) == ["m.safetensors"]
+
+
+async def test_two_urls_for_one_name_are_never_mixed(host, make, tmp_path):
+    """Each comes under a temporary name of its own; the last one whole has the final name."""
+    bodies = [safetensors(20 << 20, seed=seed) for seed in (1, 2)]
+    urls = [host.put(f"/{seed}/m.safetensors", body) for seed, body in enumerate(bodies)]
+    downloader = make()
+
+    got = await asyncio.gather(
+        *(downloader.download(Wanted(url, tmp_path / "m.safetensors")) for url in urls)
+    )
+
+    assert [one.resumed_bytes for one in got] == [0, 0]
+    assert (tmp_path / "m.safetensors").read_bytes() in bodies
+    assert names(tmp_path) == ["m.safetensors"]
+
+
+async def test_a_question_that_is_drawn_out_is_ended(host, make):
+    """Redirect after redirect, each in time: it must not hold a connection for minutes."""
+
+    async def lead_on(reader, writer):
+        while True:
+            await reader.readuntil(b"\r\n\r\n")
+            await asyncio.sleep(0.1)
+            writer.write(b"HTTP/1.1 302 So\r\nLocation: /x\r\nContent-Length: 0\r\n\r\n")
+            await writer.drain()
+
+    async with talking(lead_on) as port:
+        downloader = make(idle_s=0.15)
+        for ask in (downloader.stat, downloader.check_access):
+            with pytest.raises(InputFailed, match=r"no answer within 0\.6 s") as caught:
+                await ask(f"http://127.0.0.1:{port}/m")
+            assert caught.value.retryable
+
+
+async def test_what_nobody_took_up_for_a_week_goes_with_the_next_download(host, make, tmp_path):
+    """Into the same folder; what is younger stays for another try."""
+    for name, days in (("old", 8), ("young", 6)):
+        url = host.put(f"/{name}", MODEL, drops=[5 << 20] + [0] * 20)
+        with pytest.raises(InputFailed):
+            await make(tries=2, per_file=1).download(Wanted(url, tmp_path / f"{name}.bin"))
+        (part,) = tmp_path.glob(f".{name}.*.part")
+        at = time.time() - days * 86400
+        os.utime(part, (at, at))
+
+    await make().download(Wanted(host.put("/m", SMALL), tmp_path / "m.bin"))
+
+    left = names(tmp_path)
+    assert [name.split(".")[1] for name in left[:2]] == ["young", "young"]
+    assert left[2:] == ["m.bin"]

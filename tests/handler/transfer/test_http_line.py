@@ -13,6 +13,8 @@ from sources.host import talking
 from handler.errors import InputFailed, UrlNotAllowed
 from handler.inputs.address import AddressPolicy
 from handler.transfer.http_line import LineBody, UnpackedBody, connected, origin
+from handler.transfer.http_source import HttpSource
+from handler.transfer.threads import Threads
 
 
 @pytest.mark.parametrize(
@@ -111,3 +113,42 @@ def test_what_does_not_unpack_is_a_fault(raw):
     """No packing at all, or cut off."""
     with pytest.raises(InputFailed):
         unpacked(raw)
+
+
+def test_several_packed_runs_are_one_file():
+    """Tools that pack in parallel make them; what follows without a head is no part of it."""
+    runs = [gzip.compress(text * 100) for text in (b"one", b"two", b"three")]
+
+    assert unpacked(b"".join(runs)) == b"one" * 100 + b"two" * 100 + b"three" * 100
+    assert unpacked(runs[0] + b"rubbish") == b"one" * 100
+    with pytest.raises(InputFailed, match="lost"):
+        unpacked(runs[0] + runs[1][:-9])
+
+
+async def test_a_drawn_out_handshake_gives_its_thread_back(host):
+    """At once when nobody waits for it any more."""
+    begun = asyncio.Event()
+
+    async def drip(reader, writer):
+        await reader.read(1)  # the handshake has begun
+        writer.write(b"\x16\x03\x03\x40\x00")  # a record of 16 KiB
+        while True:
+            writer.write(b"\0")
+            await writer.drain()
+            begun.set()
+            await asyncio.sleep(0.02)
+
+    threads = Threads(1)
+    source = HttpSource(AddressPolicy("127.0.0.1"), threads)
+    async with talking(drip) as port:
+        task = asyncio.create_task(source.stat(f"https://127.0.0.1:{port}/m", None))
+        await begun.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(5):
+            remote = await source.stat(host.put("/m", b"weights"), None)
+        await source.release(remote)
+    threads.close()
+
+    assert remote.size == 7

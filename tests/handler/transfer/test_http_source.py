@@ -7,6 +7,7 @@ import base64
 import gc
 import gzip
 import shutil
+import socket
 import ssl
 import subprocess
 
@@ -25,7 +26,7 @@ from handler.credentials import (
 )
 from handler.errors import InputFailed, UrlNotAllowed
 from handler.inputs.address import AddressPolicy
-from handler.transfer.base import AccessDenied
+from handler.transfer.base import AccessDenied, DiskFull
 from handler.transfer.http_source import HttpSource
 from handler.transfer.records import Wanted
 
@@ -162,6 +163,81 @@ async def test_the_next_address_is_tried(fetch, host):
     assert got.bytes == len(BODY)
 
 
+async def test_a_passing_fault_of_dns_is_tried_again(make, threads, host, tmp_path):
+    """Resolvers in fresh containers stumble; one that answers is asked once."""
+    asked = []
+
+    async def stumbling(name, _port):
+        asked.append(name)
+        if len(asked) == 1:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure")
+        return ["127.0.0.1"]
+
+    source = HttpSource(AddressPolicy("127.0.0.1", stumbling), threads)
+    host.put("/m.bin", BODY)
+
+    await make(source=source).download(Wanted(host.url("/m.bin", "files.test"), tmp_path / "m"))
+
+    assert asked == ["files.test"] * 2
+
+
+async def test_the_request_names_the_host_and_says_who_asks(fetch, host):
+    """The connection goes to an address, the request to the name as DNS has it; no cookies."""
+    host.put("/m.bin", BODY, headers={"Set-Cookie": "who=me; Path=/"})
+    names = {"files.test": ["127.0.0.1"], "xn--mnchen-3ya.test": ["127.0.0.1"]}
+    for name in ("files.test", "münchen.test", "files.test"):
+        await fetch(names, user_agent="comfyfn/1")(host.url("/m.bin", name))
+
+    heard = [request.headers for request in host.requests]
+    assert [one["host"].partition(":")[0] for one in heard] == [
+        *("files.test", "xn--mnchen-3ya.test", "files.test"),
+    ]
+    assert {one["user-agent"] for one in heard} == {"comfyfn/1"}
+    assert not any("cookie" in one for one in heard)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+async def test_redirects_are_followed(make, tmp_path, status):
+    """Relative and absolute ones; the name comes from the last URL."""
+    ways = {"/f": "g", "/g": "http://127.0.0.1:PORT/h.png"}
+
+    async def answer(request):
+        if to := ways.get(request.path):
+            port = str(request.url.port)
+            return web.Response(status=status, headers={"Location": to.replace("PORT", port)})
+        return web.Response(body=b"x")
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        url = f"http://127.0.0.1:{runner.addresses[0][1]}/f"
+        got = await make().download(Wanted(url, tmp_path / "f"))
+    finally:
+        await runner.cleanup()
+
+    assert (got.filename_hint, got.path.read_bytes()) == ("h.png", b"x")
+
+
+async def test_ipv6_addresses_are_dialled(make, tmp_path):
+    """Written in brackets in the URL."""
+
+    async def answer(_request):
+        return web.Response(body=b"six")
+
+    runner = web.ServerRunner(web.Server(answer))
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "::1", 0).start()
+        url = f"http://[::1]:{runner.addresses[0][1]}/"
+        got = await make(allow="[::1]").download(Wanted(url, tmp_path / "f"))
+        assert got.path.read_bytes() == b"six"
+    except OSError:
+        pytest.skip("no IPv6 here")
+    finally:
+        await runner.cleanup()
+
+
 async def test_a_refused_connection_is_tried_again_and_told_without_the_address(fetch):
     """The address would map the network for the caller."""
     with pytest.raises(InputFailed, match=r"cannot connect to gone\.test: Connection") as caught:
@@ -173,7 +249,10 @@ async def test_a_refused_connection_is_tried_again_and_told_without_the_address(
 
 @pytest.mark.parametrize(
     ("location", "told"),
-    [("ftp://files.test/a", "redirected to ftp:"), ("http://[::1", "malformed"), ("/m", "20 redi")],
+    [
+        ("ftp://files.test/a", "redirected to ftp:"),
+        *(("http://[::1", "malformed"), ("http://xn--/", "malformed"), ("/m", "20 redi")),
+    ],
 )
 async def test_redirects_that_lead_nowhere_are_refused(fetch, host, location, told):
     """Other schemes, nonsense, circles."""
@@ -183,7 +262,13 @@ async def test_redirects_that_lead_nowhere_are_refused(fetch, host, location, to
         await fetch()(host.url("/m", "files.test"))
 
 
-@pytest.mark.parametrize("url", ["file:///etc/passwd", "http://", "http://a%00b/", "http://[::1"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("file:///etc/passwd", "ftp://files.test/a", "files.test/a", "http://", "http://a\x00b/"),
+        *("http://a%00b/", "http://[::1", "http://xn--/", "http://xn--.test/a", "http://%6c%6f/"),
+    ],
+)
 async def test_what_is_no_http_url_is_refused(fetch, url):
     """Before anything is asked."""
     with pytest.raises(InputFailed, match="not a"):
@@ -412,3 +497,116 @@ async def test_no_connection_stays_open_after_a_refusal(fetch):
         with pytest.raises(InputFailed, match="404"):
             await fetch()(f"http://files.test:{port}/m.bin")
     gc.collect()
+
+
+async def test_a_slow_body_in_chunks_is_not_taken_for_silence(make, tmp_path):
+    """It comes in crumbs, but steadily."""
+
+    async def crumbs(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(40):
+            writer.write(b"4\r\nabcd\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.02)
+        writer.write(b"0\r\n\r\n")
+        await writer.drain()
+
+    async with talking(crumbs) as port:
+        downloader = make(idle_s=0.4, min_rate=10, tries=1)
+        got = await downloader.download(Wanted(f"http://127.0.0.1:{port}/m", tmp_path / "m"))
+    assert got.bytes == 160
+
+
+@pytest.mark.parametrize("packing", ["br", "zstd", "gzip, br"])
+async def test_what_is_packed_in_ways_we_have_not_is_refused(fetch, host, packing):
+    """It would be stored as it came, and be no model."""
+    url = host.put("/m", b"packed", headers={"Content-Encoding": packing})
+
+    with pytest.raises(InputFailed, match="packs the file"):
+        await fetch()(url)
+
+
+async def test_stores_that_misuse_the_header_are_read_all_the_same(fetch, host, tmp_path):
+    """Some keep the encoding of the upload and send the file as it is."""
+    url = host.put("/m", BODY, headers={"Content-Encoding": "aws-chunked"})
+
+    await fetch()(url)
+
+    assert (tmp_path / "m.bin").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    "disposition",
+    ["attachment; filename*" + "9" * 5000 + "=x", "attachment; filename*=idna''" + "a" * 5000],
+)
+async def test_a_hostile_name_is_no_fault_of_ours(fetch, host, disposition):
+    """The URL's own is taken."""
+    url = host.put("/m.bin", BODY, headers={"Content-Disposition": disposition})
+
+    assert (await fetch()(url)).filename_hint == "m.bin"
+
+
+@pytest.mark.parametrize(
+    "place", ["bytes 0-3/" + "9" * 5000, "bytes 3-1/4", "bytes 0-3/4, bytes 0-3/4", "bytes -4-3/4"]
+)
+async def test_a_hostile_place_is_a_fault_of_the_source(fetch, place):
+    """Never one of ours, and never a file of another length."""
+
+    async def elsewhere(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        head = f"HTTP/1.1 206 Part\r\nContent-Length: 4\r\nContent-Range: {place}\r\n\r\n"
+        writer.write(head.encode() + b"abcd")
+        await writer.drain()
+
+    async with talking(elsewhere) as port:
+        with pytest.raises(InputFailed):
+            await fetch()(f"http://files.test:{port}/m.bin", tries=2)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 200 OK\r\n" + b"X-A: b\r\n" * 100_000,
+        b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000,
+    ],
+    ids=["headers", "informational"],
+)
+async def test_a_flood_of_heads_is_left(make, tmp_path, head):
+    """After as much time as a silent source gets."""
+
+    async def flood(reader, writer):
+        await reader.readuntil(b"\r\n\r\n")
+        while True:
+            writer.write(head)
+            await writer.drain()
+
+    async with talking(flood) as port:
+        with pytest.raises(InputFailed, match=r"broke off|fell silent"):
+            await make(idle_s=0.3, tries=1).download(
+                Wanted(f"http://127.0.0.1:{port}/m.bin", tmp_path / "m.bin")
+            )
+
+
+async def test_a_bomb_is_left_when_the_disk_has_no_more_to_spare(fetch, host, tmp_path, make):
+    """A megabyte that unpacks to a gigabyte: nobody tells the size beforehand."""
+    bomb = gzip.compress(bytes(256 << 20), 1)
+    url = host.put("/m", bomb, headers={"Content-Encoding": "gzip"})
+
+    with pytest.raises(DiskFull, match="does not fit") as caught:
+        await make(spare_disk=1 << 60).download(Wanted(url, tmp_path / "m.bin"))
+
+    assert caught.value.details["needed"] <= 2 << 20
+    assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_url_is_admitted_by_its_host_and_nothing_is_dialled(host, make, threads):
+    """What the policy refuses is refused before anything is asked of it."""
+    allowed, strict = make(), make(allow="")
+    await allowed.admit(host.url("/m.safetensors"))
+    with pytest.raises(UrlNotAllowed):
+        await strict.admit(host.url("/m.safetensors"))
+    with pytest.raises(InputFailed, match="not an http"):
+        await allowed.admit("http:///x")
+    assert host.requests == []
+    assert host.connections == 0

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
+import tempfile
+import threading
 from pathlib import Path
 
 import pytest
 from sources.host import safetensors
 
 from handler.errors import InputFailed
-from handler.transfer.local_source import LocalSource
+from handler.transfer.local_source import LocalSource, placed
 from handler.transfer.records import Wanted
 
 BODY = safetensors(200_000)
@@ -91,7 +95,7 @@ async def test_without_folders_there_are_no_local_files(make, threads, root, tmp
         await make(source=LocalSource([], threads)).download(
             Wanted(str(root / "in"), tmp_path / "m")
         )
-    assert "MODEL_ROOTS" in caught.value.hint
+    assert "ALLOW_PATHS" in caught.value.hint
 
 
 async def test_a_wrong_hash_leaves_the_original_alone(fetch, root, tmp_path):
@@ -101,3 +105,47 @@ async def test_a_wrong_hash_leaves_the_original_alone(fetch, root, tmp_path):
 
     assert (root / "in").read_bytes() == BODY
     assert sorted(path.name for path in tmp_path.iterdir()) == ["secret", "volume"]
+
+
+@pytest.fixture
+def far(tmp_path):
+    if not OTHER_DISK.is_dir() or OTHER_DISK.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no other disk here")
+    with tempfile.TemporaryDirectory(dir=OTHER_DISK) as folder:
+        yield Path(folder)
+
+
+async def test_a_copy_tells_its_progress_and_can_be_stopped(threads, far, tmp_path):
+    """A volume of many gigabytes must not hold up the end of the process."""
+    body = random.Random(1).randbytes(24 << 20)
+    (tmp_path / "m").write_bytes(body)
+    told = []
+    await placed(tmp_path / "m", far / "m", told.append, threads)
+    assert (far / "m").read_bytes() == body
+    assert told == sorted(told)
+    assert (len(told) > 1, told[-1]) == (True, len(body))
+
+    loop, first = asyncio.get_running_loop(), asyncio.Event()
+    go_on = threading.Event()
+
+    def tell(_done):
+        loop.call_soon_threadsafe(first.set)
+        go_on.wait(10)
+
+    task = asyncio.create_task(placed(tmp_path / "m", far / "n", tell, threads))
+    await first.wait()
+    task.cancel()
+    await asyncio.sleep(0)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (far / "n").stat().st_size < len(body)
+
+
+async def test_a_path_is_admitted_where_it_may_be_taken(make, threads, root):
+    """One outside is refused before anything is begun."""
+    downloader = make(source=LocalSource([root], threads))
+    await downloader.admit(str(root / "in"))
+    for path in (root / "out", root / "none", "/etc/passwd"):
+        with pytest.raises(InputFailed):
+            await downloader.admit(str(path))

@@ -7,14 +7,23 @@ from pathlib import Path
 import pytest
 
 from handler.credentials import auth_for
+from handler.errors import InputFailed, UrlNotAllowed
 from handler.settings import Settings, SettingsError
-from handler.transfer.operator import operator_sources, source_settings
+from handler.transfer.operator import (
+    caller_settings,
+    caller_sources,
+    media_limits,
+    media_sources,
+    operator_settings,
+    operator_sources,
+)
+from handler.transfer.records import Wanted
 
 CANARY = "canary4711"
 
 
 def made(**environ):
-    return source_settings(Settings.from_env(environ))
+    return operator_settings(Settings.from_env(environ))
 
 
 def headers(settings, url):
@@ -90,13 +99,11 @@ def test_no_text_has_a_secret_in_it():
     names = ("HF_TOKEN", "CIVITAI_API_TOKEN", "HTTP_AUTH_HEADER_VALUE", "AZURE_STORAGE_KEY")
     names += ("AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_SAS_TOKEN")
     settings = Settings.from_env({**dict.fromkeys(names, CANARY), "HTTP_AUTH_HEADER_NAME": "X-Key"})
-    assert CANARY not in repr(settings) + repr(source_settings(settings))
+    assert CANARY not in repr(settings) + repr(caller_settings(settings))
 
 
 async def test_the_operators_urls_may_lead_anywhere(host, make, threads, tmp_path):
     """A private address, and a file of this machine."""
-    from handler.transfer.records import Wanted
-
     sources = operator_sources(Settings(), threads)
     mine = tmp_path / "mine.bin"
     mine.write_bytes(b"weights")
@@ -104,3 +111,99 @@ async def test_the_operators_urls_may_lead_anywhere(host, make, threads, tmp_pat
         downloader = make(source=sources(url))
         got = await downloader.download(Wanted(url, tmp_path / "got.bin"))
         assert got.path.read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize(
+    ("url", "sent"),
+    [
+        ("https://files.corp/a/b.png?x=1", True),
+        ("http://models.corp:8080/a", True),
+        ("http://files.corp/a", False),
+        ("https://files.corp:8443/a", False),
+        ("https://files.corp.evil.example/a", False),
+        ("https://evil.example/https://files.corp/a", False),
+        ("https://files.corp@evil.example/a", False),
+    ],
+)
+def test_callers_have_the_header_sent_to_the_allowed_origins_alone(url, sent):
+    """A caller may name any host, and none of their own is to learn it."""
+    environ = {
+        "HTTP_AUTH_HEADER_NAME": "X-Key",
+        "HTTP_AUTH_HEADER_VALUE": CANARY,
+        "HTTP_AUTH_ALLOWED_ORIGINS": "https://Files.corp:443/, http://models.corp:8080",
+    }
+    settings = caller_settings(Settings.from_env(environ))
+    assert headers(settings, url) == ({"X-Key": CANARY} if sent else {})
+
+
+async def test_the_header_reaches_an_allowed_origin_and_not_the_next(host, make, threads, tmp_path):
+    """Over the wire; a redirect elsewhere goes without it."""
+    host.put("/a.bin", b"x")
+    host.redirects["/moved"] = host.url("/a.bin", "localhost")
+    environ = {
+        "HTTP_AUTH_HEADER_NAME": "X-Key",
+        "HTTP_AUTH_HEADER_VALUE": CANARY,
+        "HTTP_AUTH_ALLOWED_ORIGINS": host.url(""),
+        "URL_ALLOW_HOSTS": "127.0.0.1,localhost",
+    }
+    sources = caller_sources(Settings.from_env(environ), threads)
+    for path in ("/a.bin", "/moved"):
+        url = host.url(path)
+        await make(source=sources(url)).download(Wanted(url, tmp_path / "f", kind="file"))
+    url = host.url("/a.bin", "localhost")
+    await make(source=sources(url)).download(Wanted(url, tmp_path / "f", kind="file"))
+
+    heard = [request.headers.get("x-key") for request in host.requests]
+    assert heard == [CANARY, CANARY, None, None]
+
+
+async def test_callers_urls_are_held_to_the_policy(host, make, threads, tmp_path):
+    """Where it is not opened nothing is dialled; a name that rebinds gains nothing."""
+    url = host.put("/a.bin", b"x")
+    answers = [["127.0.0.1"], ["169.254.169.254"]]
+
+    async def rebinding(_name, _port):
+        return answers.pop(0)
+
+    shut = caller_sources(Settings(), threads)
+    with pytest.raises(UrlNotAllowed):
+        await make(source=shut(url)).download(Wanted(url, tmp_path / "f"))
+    assert host.connections == 0
+    host.redirects["/moved"] = "/a.bin"
+    sources = caller_sources(Settings(url_allow_hosts="127.0.0.1"), threads, rebinding)
+    named = host.url("/moved", "files.test")
+    with pytest.raises(UrlNotAllowed):
+        await make(source=sources(named)).download(Wanted(named, tmp_path / "f"))
+    assert host.connections == 1
+
+
+async def test_callers_may_name_files_below_allow_paths_alone(make, threads, tmp_path):
+    """Links are followed before it is decided."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "a.bin").write_bytes(b"weights")
+    (tmp_path / "secret").write_bytes(b"secret")
+    (shared / "link").symlink_to(tmp_path / "secret")
+    none = caller_sources(Settings(), threads)
+    sources = caller_sources(Settings(allow_paths=(shared,)), threads)
+    good = (shared / "a.bin").as_uri()
+    got = await make(source=sources(good)).download(Wanted(good, tmp_path / "got"))
+    assert got.path.read_bytes() == b"weights"
+    for pick, path in [
+        (none, shared / "a.bin"), (sources, tmp_path / "secret"), (sources, shared / "link"),
+        (sources, shared / ".." / "secret"),
+    ]:  # fmt: skip
+        with pytest.raises(InputFailed) as caught:
+            await make(source=pick(str(path))).download(Wanted(str(path), tmp_path / "no"))
+        assert "ALLOW_PATHS" in caught.value.hint
+
+
+async def test_media_are_callers_and_leave_nothing_in_the_hubs_cache(host, make, threads, tmp_path):
+    """Links of the hub are fetched as any other; the policy and the limits are those of media."""
+    settings = Settings(fetch_timeout_s=7.0, max_input_mb=3, download_timeout_s=9.0)
+    sources = media_sources(settings, threads)
+    url = host.put("/a.png", b"x")
+    with pytest.raises(UrlNotAllowed):
+        await make(source=sources(url)).download(Wanted(url, tmp_path / "f", kind="file"))
+    assert type(sources("https://huggingface.co/a/b/resolve/main/m")).__name__ == "HubHttpSource"
+    assert (media_limits(settings).total_s, media_limits(settings).max_bytes) == (7.0, 3 << 20)

@@ -108,17 +108,19 @@ def test_names_hold_no_secret_and_fit(tmp_path):
 
 
 def test_stale_parts_are_removed(tmp_path):
-    """Those that nobody holds."""
-    (tmp_path / "sub").mkdir()
-    for folder in (tmp_path, tmp_path / "sub"):
-        part = taken(folder)
+    """Those that nobody holds, and nothing else that is called so."""
+    (tmp_path / ".mine.part").write_bytes(b"")
+    for url in (URL, URL + "2"):
+        part = taken(tmp_path, url)
         part.begin('"v1"', 100)
         part.write(0, memoryview(b"x"))
-        if folder == tmp_path:
+        part.whole().write_bytes(b"what a killed process had copied")
+        if url == URL:
             part.close()
     assert remove_stale_parts(tmp_path, 3600) == []
     removed = remove_stale_parts(tmp_path, 3600, now=os.stat(part.path).st_mtime + 7200)
+    assert removed == [part_path(tmp_path / "m.bin", URL)]
+    left = {path.stem for path in tmp_path.iterdir()}
     part.close()
 
-    assert [path.parent for path in removed] == [tmp_path]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["sub"]
+    assert left == {".mine", part.path.stem}

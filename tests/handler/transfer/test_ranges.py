@@ -68,7 +68,7 @@ async def bring(source, threads, target, ranges=True):
     try:
         await Ranges(
             source, remote, part, limits=limits, slots=asyncio.Semaphore(4), threads=threads,
-            max_bytes=None, shown="e.org/m",
+            max_bytes=None, shown="e.org/m", check_room=lambda: None,
         ).run()  # fmt: skip
         part.publish()
     finally:

@@ -59,3 +59,18 @@ def test_faults_of_the_disk_are_told_apart(number, kind):
     fault = OSError(number, "so")
     assert type(storing_fault(fault, "e.org/m")) is kind
     assert is_storing_fault(fault) is (kind is DiskFull)
+
+
+def test_what_no_disk_holds_is_refused_first(part):
+    """Whatever could be removed for it."""
+    Room(0).possible(part("a"), shutil.disk_usage("/").free // 2, "a")
+    with pytest.raises(DiskFull, match="does not fit"):
+        Room(0).possible(part("b"), 1 << 80, "b")
+
+
+def test_a_file_of_unknown_size_ends_where_room_is_spared(part, tmp_path):
+    """It is looked at again and again while it comes."""
+    free = shutil.disk_usage(tmp_path).free
+    Room(free // 2).check(part(), "e.org/m")
+    with pytest.raises(DiskFull, match="does not fit"):
+        Room(free * 2).check(part("n"), "e.org/n")

@@ -80,3 +80,44 @@ print(sorted(set(sys.modules) & {"boto3", "botocore", "azure.storage.blob", "hug
 def test_settings_show_no_secret():
     """Tokens are in no text."""
     assert "canary" not in repr(SourceSettings(hf_token="canary"))
+
+
+def test_what_is_not_installed_is_told_with_the_extra_to_install(tmp_path):
+    """By the image's fault, not by a stack trace; links of the hub do without."""
+    code = """
+import asyncio, sys
+for name in ("boto3", "botocore", "azure", "huggingface_hub", "google"):
+    sys.modules[name] = None
+from handler.errors import InputFailed
+from handler.inputs.address import AddressPolicy
+from handler.transfer.azure_source import AzureAccount
+from handler.transfer.sources import Sources, SourceSettings
+from handler.transfer.threads import Threads
+from pathlib import Path
+settings = SourceSettings(s3_region="us-east-1", azure=AzureAccount(account="me", key="a2V5"),
+                          google_key_file=Path("key.json"))
+sources = Sources(settings, AddressPolicy(), Threads())
+async def main():
+    for url in ("s3://bucket/m", "gs://bucket/m", "https://me.blob.core.windows.net/c/b"):
+        try:
+            await sources(url).stat(url, None)
+        except InputFailed as fault:
+            print(fault.status, fault.blame, fault.hint)
+    print(type(sources("https://huggingface.co/a/b/resolve/main/m")).__name__)
+asyncio.run(main())
+"""
+    told = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+
+    assert told.stdout.splitlines() == [
+        "400 image pip install 'comfyfn[s3]'",
+        "400 image pip install 'comfyfn[gcs]'",
+        "400 image pip install 'comfyfn[azure]'",
+        "HubHttpSource",
+    ]

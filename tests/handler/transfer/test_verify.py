@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import struct
 
 import pytest
@@ -68,6 +69,11 @@ def test_a_whole_file_passes(tmp_path):
         (made({"a": 1}, b""), "cannot be read"),
         (struct.pack("<Q", 4) + b"\xff\xfe{}", "cannot be read"),
         (struct.pack("<Q", 90_000) + b"[" * 90_000, "cannot be read"),
+        (made({"a": {**tensor(0, 2), "data_offsets": [0, math.inf]}}, b"xx"), "cannot be read"),
+        (made({"a": {**tensor(0, 2), "data_offsets": [0, 2.0]}}, b"xx"), "cannot be read"),
+        (made({"a": tensor(0, 2, shape=[10**12, "x"])}, b"xx"), "cannot be read"),
+        (made({"a": tensor(0, 2, shape=[10**4000] * 100)}, b"xx"), "cannot be read"),
+        (made({"a": tensor(0, 2, shape=[-1, -1])}, b"xx"), "cannot be read"),
     ],
 )
 def test_what_is_not_whole_is_refused(tmp_path, content, told):
@@ -87,6 +93,7 @@ def test_what_is_not_whole_is_refused(tmp_path, content, told):
         (b"<?xml version='1.0'?><Error/>", True),
         (b'{"error": "login"}', True),
         (b"[]", True),
+        (b"[" * 100_000, True),
         (b"{\0\0\0\0\0\0\0{}", False),
         (b"<\0\0\0\0\0\0\0{}", False),
         (b"PK\x03\x04", False),

@@ -214,8 +214,38 @@ def test_folders_are_told_with_their_space_and_not_made(tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_a_manifest_that_would_end_the_start_is_told():
-    """`serve` refuses it."""
-    level, text = findings(MANIFEST="/m.yaml")["manifest"]
+@pytest.mark.parametrize(
+    ("graph", "told"),
+    [
+        ({"3": {"class_type": "KSampler", "inputs": {"steps": 20}}}, "node 3: 20 steps"),
+        ({"5": {"inputs": {"width": 512, "height": 512}}}, "node 5: 512x512"),
+        ({"prompt": {"5": {"inputs": {"width": 512, "height": 256}}}}, "node 5: 512x256"),
+        ({"3": {"inputs": {"steps": 4, "width": 256, "height": 256}}, "4": 5}, None),
+        ({"3": {"inputs": {"steps": ["1", 0]}}}, None),
+    ],
+)
+def test_a_warmup_that_does_more_than_it_must_is_told(home, graph, told):
+    """Four steps of 256x256 load a model as well as any more."""
+    env = {"PORT": str(free_port()), "COMFYUI_PORT_HOST": str(free_port())}
+    settings = Settings.from_env(
+        {**env, "COMFY_HOME": str(home), "WARMUP_PROMPT_JSON": json.dumps(graph)}
+    )
+    texts = [f"{f.level} {f.text}" for f in examine(settings) if f.topic == "warmup"]
+    assert texts[0] == "ok WARMUP_PROMPT_JSON"
+    assert [text.partition(";")[0] for text in texts[1:]] == ([f"warn {told}"] if told else [])
+
+
+@pytest.mark.parametrize("text", ["no json", "[]"])
+def test_a_warmup_that_cannot_be_read_is_bad(home, text):
+    """The boot would fail for it."""
+    level, _ = findings(COMFY_HOME=str(home), WARMUP_PROMPT_JSON=text)["warmup"]
     assert level == "bad"
-    assert "comfyfn manifest apply" in text
+
+
+def test_the_findings_are_had_as_json(tmp_path):
+    """Level, topic and text; the status is the same."""
+    said = comfyfn("doctor", "--json", "--quick", home=tmp_path, COMFY_HOME="/nowhere")
+    listed = json.loads(said.stdout)
+    assert said.returncode == 1
+    assert set(listed[0]) == {"level", "topic", "text"}
+    assert [one["topic"] for one in listed if one["level"] == "bad"] == ["engine"]

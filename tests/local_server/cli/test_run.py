@@ -187,9 +187,9 @@ def test_the_picture_of_the_tests_is_one():
     assert size_of(io.BytesIO(PIXEL)) == (8, 8)
 
 
-def test_a_manifest_is_refused_in_one_line(tmp_path):
-    """Nothing is run without what it names."""
-    said = comfyfn("run", home=tmp_path, MANIFEST_JSON="{}")
+def test_a_manifest_with_a_fault_is_refused(tmp_path):
+    """Status 2, as for any setting that cannot be used; the fault has its line."""
+    said = comfyfn("run", home=tmp_path, MANIFEST_JSON='{"apts": []}')
     assert said.returncode == 2
-    assert said.stderr.startswith("comfyfn: settings: MANIFEST_JSON is not applied at the start")
-    assert said.stderr.count("\n") == 1
+    assert said.stderr.startswith("comfyfn: settings: MANIFEST_JSON has 1 fault:\n  line 1")
+    assert list(tmp_path.rglob("comfyfn-*")) == []

@@ -73,11 +73,9 @@ def test_comfyuis_page_needs_a_comfyui(tmp_path):
     assert "no ComfyUI is configured" in said.stderr
 
 
-def test_a_manifest_is_refused_in_one_line(tmp_path):
-    """Status 2, as for any setting that cannot be used."""
-    said = comfyfn("serve", home=tmp_path, MANIFEST="m.yaml")
+def test_a_manifest_with_a_fault_is_refused(tmp_path):
+    """Status 2, as for any setting that cannot be used; the fault has its line."""
+    said = comfyfn("serve", home=tmp_path, MANIFEST_JSON='{"apts": []}')
     assert said.returncode == 2
-    assert said.stderr == (
-        "comfyfn: settings: MANIFEST is not applied at the start yet: "
-        "run `comfyfn manifest apply` first, and unset it\n"
-    )
+    assert said.stderr.startswith("comfyfn: settings: MANIFEST_JSON has 1 fault:\n  line 1")
+    assert list(tmp_path.rglob("comfyfn-*")) == []

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from local_server.engine.config import EngineConfig, parse_arguments
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 def test_comfyuis_command_line_is_understood(tmp_path: Path) -> None:
@@ -36,7 +33,7 @@ def test_flags_without_a_meaning_here_are_ignored(tmp_path: Path) -> None:
     """Devices, precision and flags of later versions do not keep the engine from starting."""
     flags = ["--cpu", "--disable-auto-launch", "--dont-print-server", "--cuda-device", "0"]
     flags += ["--fast", "fp16_accumulation", "--use-sage-attention", "--user-directory", "/tmp/u"]
-    flags += ["--extra-model-paths-config", "a.yaml", "b.yaml", "--verbose", "DEBUG", "--unknown"]
+    flags += ["--verbose", "DEBUG", "--unknown"]
 
     config = parse_arguments([*flags, "--base-directory", str(tmp_path)])
 
@@ -75,3 +72,19 @@ def test_a_bad_value_ends_the_start() -> None:
     """A port that is no number is refused."""
     with pytest.raises(SystemExit):
         parse_arguments(["--port", "many"])
+
+
+def test_files_of_extra_model_paths_are_read(tmp_path: Path) -> None:
+    """Several after one flag, and the flag several times; one that is not there ends it."""
+    files = []
+    for name in ("a", "b", "c"):
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(f"x: {{loras: /{name}}}")
+        files.append(str(path))
+    flag = "--extra-model-paths-config"
+
+    config = parse_arguments([flag, *files[:2], "--cpu", flag, files[2]])
+
+    assert [one.path for one in config.extra_models] == [Path("/a"), Path("/b"), Path("/c")]
+    with pytest.raises(SystemExit, match="extra-model-paths-config"):
+        parse_arguments([flag, str(tmp_path / "nowhere.yaml")])

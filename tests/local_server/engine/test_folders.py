@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from local_server.engine.folders import MODEL_FOLDERS, Folders
+from local_server.engine.folders import Folders
+from local_server.engine.model_paths import MODEL_FOLDERS
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -53,6 +53,19 @@ async def test_models_are_listed(client: Any) -> None:
         assert answer.status == 404
 
 
+async def test_the_registry_of_model_folders_is_told(start: Any) -> None:
+    """In two shapes, as ComfyUI has them: an object of all, and a list of those with models."""
+    client = await start(test_faults=False)
+    models = client.engine.folders.models
+    told = await client.get("/internal/folder_paths")
+    listed = await client.get("/experiment/models")
+
+    assert list(told) == await client.get("/models")
+    assert told["text_encoders"] == [str(models / "text_encoders"), str(models / "clip")]
+    assert {"configs", "custom_nodes"} == told.keys() - {one["name"] for one in listed}
+    assert all(told[one["name"]] == one["folders"] for one in listed)
+
+
 @pytest.mark.parametrize("prefix", ["", "/api"])
 async def test_the_version_says_that_this_is_not_comfyui(client: Any, prefix: str) -> None:
     """The stats have ComfyUI's fields and name the embedded engine."""

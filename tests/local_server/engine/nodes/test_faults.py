@@ -18,7 +18,7 @@ def test_fault_nodes_exist_only_when_asked_for() -> None:
     """Their names begin with Test, and no other's do."""
     added = set(catalog(test_faults=True)) - set(catalog(test_faults=False))
 
-    assert len(added) == 8
+    assert len(added) == 11
     assert all(name.startswith("Test") for name in added)
 
 

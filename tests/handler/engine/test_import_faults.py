@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from handler.manifest.import_faults import failed_imports
+from handler.engine.import_faults import failed_imports, not_loaded, same_pack
 
 LOG = """\
 Starting server
@@ -67,8 +67,15 @@ def test_a_failure_before_the_list_is_seen():
 
 def test_an_expected_pack_that_was_not_loaded_is_at_fault():
     """Not in the log, no node: the folder is not where ComfyUI looks."""
-    info = {"Node": {"python_module": "custom_nodes.by-node"}, "Core": {"python_module": "nodes"}}
-    faults = failed_imports(LOG, info, ["good", "by-node", "absent", "needs-cv"])
+    seen, modules = ["Good", "needs-cv"], ["custom_nodes.by-node", "nodes", "custom_nodes.x.py"]
+    faults = not_loaded(["good", "by-node", "absent", "needs-cv", "x"], seen, modules)
 
-    assert [fault.name for fault in faults if "did not load" in fault.error] == ["absent"]
-    assert failed_imports(["Import times"], info, []) == []
+    assert [fault.name for fault in faults] == ["absent"]
+    assert "did not load" in faults[0].error
+    assert not_loaded([], seen, modules) == []
+
+
+def test_names_of_a_pack_may_differ_in_case_and_ending():
+    """The log has a file's name, the manifest a repository's."""
+    assert same_pack("My-Pack", "my-pack.py")
+    assert not same_pack("my-pack", "my_pack")

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
 
 _TIMES = re.compile(r"\d\.\d+ seconds(?P<failed> \(IMPORT FAILED\))?: (?P<path>\S.*)$")
 _CANNOT = re.compile(r"Cannot import (?P<path>.+?) module for custom nodes: ?(?P<why>.*)$")
@@ -42,33 +42,46 @@ class PackFault:
     traceback: tuple[str, ...] = ()
 
 
-def failed_imports(
-    log: Iterable[str],
-    object_info: Mapping[str, Any] | None = None,
-    expected: Iterable[str] = (),
-) -> list[PackFault]:
+def failed_imports(log: Iterable[str]) -> list[PackFault]:
     """Name the packs that failed.
 
     Args:
         log: ComfyUI's lines from its start on.
-        object_info: its answer at `/object_info`, where it is at hand.
-        expected: names of packs that must have been loaded: one that the log does not name, and
-            that has no node, is at fault too.
     """
     lines = list(log)
     times = {_name(found["path"]): bool(found["failed"]) for found in _matches(_TIMES, lines)}
     reasons = _reasons(lines)
     failed = [name for name, bad in times.items() if bad]
     failed += [name for name in reasons if name not in times]
-    faults = [_fault(name, reasons.get(name)) for name in failed]
-    if object_info is not None:
-        there = {_folded(name) for name in (*times, *_registered(object_info), *failed)}
-        faults += [
-            PackFault(name, "ComfyUI did not load it", "is its folder in custom_nodes?")
-            for name in expected
-            if _folded(name) not in there
-        ]
-    return faults
+    return [_fault(name, reasons.get(name)) for name in failed]
+
+
+def not_loaded(
+    expected: Iterable[str], seen: Iterable[str], modules: Iterable[str]
+) -> list[PackFault]:
+    """Name the packs that ComfyUI never looked at.
+
+    Args:
+        expected: names of packs that must have been loaded.
+        seen: names that the log has, loaded or failed.
+        modules: `python_module` of every node class, as `custom_nodes.pack`.
+    """
+    registered = (
+        module.removeprefix("custom_nodes.")
+        for module in modules
+        if module.startswith("custom_nodes.")
+    )
+    there = {_folded(name) for name in (*seen, *registered)}
+    return [
+        PackFault(name, "ComfyUI did not load it", "is its folder in custom_nodes?")
+        for name in expected
+        if _folded(name) not in there
+    ]
+
+
+def same_pack(one: str, other: str) -> bool:
+    """Tell whether two names of a folder or file below `custom_nodes` are one pack's."""
+    return _folded(one) == _folded(other)
 
 
 def _matches(pattern: re.Pattern[str], lines: Iterable[str]) -> Iterable[re.Match[str]]:
@@ -118,15 +131,6 @@ def _fault(name: str, reason: tuple[str, tuple[str, ...]] | None) -> PackFault:
         module = missing["module"].split(".")[0]
         hint = f"the module {module} is not installed: add its package to `pip`"
     return PackFault(name, error, hint, trace)
-
-
-def _registered(object_info: Mapping[str, Any]) -> set[str]:
-    modules = (str(info.get("python_module", "")) for info in object_info.values())
-    return {
-        module.removeprefix("custom_nodes.")
-        for module in modules
-        if module.startswith("custom_nodes.")
-    }
 
 
 def _name(path: str) -> str:

@@ -1,0 +1,60 @@
+"""What graphs may call the models of a manifest."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from handler.models.records import Named
+
+if TYPE_CHECKING:
+    from handler.manifest.places import Places
+    from handler.manifest.records import Manifest, ModelFile
+
+
+def named_models(manifest: Manifest, places: Places | None) -> dict[str, Named]:
+    """Give the models of the catalogue and those that the manifest brings.
+
+    Args:
+        places: tells which model folder a `local_path` is in; None where the engine's folders are
+            out of reach.
+
+    Returns:
+        By the catalogue's name, and for the others by `folder/filename`. One that lies in no
+        model folder has no name there.
+    """
+    found = {}
+    for name, model in manifest.catalogue.items():
+        if model.folder is not None and model.filename is not None:
+            found[name] = _named(model, model.folder, model.filename)
+    for model in manifest.models:
+        place = _place(model, places)
+        if place is not None:
+            found[f"{place[0]}/{place[1]}"] = _named(model, *place)
+    return found
+
+
+def _place(model: ModelFile, places: Places | None) -> tuple[str, str] | None:
+    """Give folder and name, `checkpoints` and `sub/x.safetensors`."""
+    if model.local_path is None:
+        return (model.folder, model.filename) if model.folder and model.filename else None
+    if places is None:
+        return None
+    path = places.of(model)
+    # The deepest first: `root/models` before `root`.
+    for root in sorted((places.models, *places.roots), key=lambda one: -len(one.parts)):
+        if path.is_relative_to(root):
+            folder, *rest = path.relative_to(root).parts
+            return (folder, PurePosixPath(*rest).as_posix()) if rest else None
+    return None
+
+
+def _named(model: ModelFile, folder: str, filename: str) -> Named:
+    return Named(
+        names=(model.name or PurePosixPath(filename).name, *model.aliases),
+        urls=model.urls,
+        folder=folder,
+        filename=filename,
+        sha256=model.sha256,
+        size=model.size,
+    )

@@ -1,0 +1,158 @@
+"""What `comfyfn doctor` tells of the manifest: its faults, what it requires, and whom it asks."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from handler.errors import BootFailed
+from handler.inputs.redact import redacted
+from local_server.cli.findings import Finding
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from handler.manifest.records import Manifest, Requires
+    from handler.settings import Settings
+
+GIB = 1 << 30
+# A card of 24 GB shows a little less than 24 GiB, and so does a machine.
+ENOUGH = 0.95
+EXTRAS = {
+    "s3": "boto3",
+    "huggingface": "huggingface_hub",
+    "azure": "azure.storage.blob",
+    "gcs": "google.auth",
+}
+
+
+def need_findings(settings: Settings, kind: str) -> list[Finding]:
+    """Hold the manifest against this machine. Installs and fetches nothing.
+
+    Args:
+        kind: of the engine.
+    """
+    from handler.manifest.faults import ManifestInvalid
+    from handler.manifest.schema import read_manifest
+
+    try:
+        manifest = read_manifest(
+            settings.manifest, settings.manifest_json, allow_local_git=settings.manifest_local_git
+        )
+    except ManifestInvalid as error:
+        lines = error.message.splitlines()
+        return [Finding("bad", "manifest", line.strip()) for line in lines] + _extras(
+            settings, None
+        )
+    findings = []
+    if manifest is not None:
+        findings.append(Finding("ok", "manifest", _summary(manifest)))
+        if manifest.requires is not None:
+            findings += _requires(manifest.requires, settings, kind)
+    return findings + _extras(settings, manifest)
+
+
+def _summary(manifest: Manifest) -> str:
+    counts = {
+        "Debian packages": len(manifest.apt),
+        "Python packages": len(manifest.pip),
+        "node packs": len(manifest.custom_nodes),
+        "models": len(manifest.models),
+        "named models": len(manifest.catalogue),
+    }
+    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    return f"{manifest.source}: {told or 'nothing to do'}"
+
+
+# -- requires -------------------------------------------------------------------------------------
+
+
+def _requires(needs: Requires, settings: Settings, kind: str) -> Iterator[Finding]:
+    if needs.ram_gb is not None:
+        yield _amount("RAM", needs.ram_gb, memory_gib(), "this machine has")
+    if needs.vram_gb is not None and kind == "comfyui":
+        yield _vram(needs.vram_gb, settings)
+    if needs.gpu is not None:
+        yield Finding("ok", "requires", f"a GPU that does well: {needs.gpu}")
+
+
+def _vram(wanted: float, settings: Settings) -> Finding:
+    from handler.engine.command import interpreter
+    from handler.engine.preflight import preflight
+
+    try:
+        found = preflight(interpreter(settings))
+    except BootFailed as error:
+        return Finding("warn", "requires", f"{wanted:g} GB of VRAM; {error.message}")
+    if not found.usable or found.vram_mb is None:
+        why = found.reason or "how much there is is not known"
+        return Finding("warn", "requires", f"{wanted:g} GB of VRAM; {why}")
+    return _amount("VRAM", wanted, found.vram_mb / 1024, f"{found.gpu} has")
+
+
+def _amount(what: str, wanted: float, there: float, who: str) -> Finding:
+    enough = there >= wanted * ENOUGH
+    told = f"{wanted:g} GB of {what}; {who} {there:.1f} GiB"
+    return Finding("ok" if enough else "warn", "requires", told)
+
+
+def memory_gib() -> float:
+    """Give the memory of this machine, or what a container may take of it, in GiB."""
+    from handler.engine.free_memory import memory_limit
+
+    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(whole, memory_limit() or whole) / GIB
+
+
+# -- extras ---------------------------------------------------------------------------------------
+
+
+def _extras(settings: Settings, manifest: Manifest | None) -> list[Finding]:
+    """Tell which providers' libraries are here, and which are missing for what is set."""
+    here = [extra for extra, module in EXTRAS.items() if _installed(module)]
+    findings = [Finding("ok", "extras", f"installed: {', '.join(here) or 'none'}")]
+    for extra, why in _wanted(settings, manifest).items():
+        if extra not in here:
+            text = f"{why} needs {extra}: pip install 'comfyfn[{extra}]'"
+            findings.append(Finding("warn", "extras", text))
+    return findings
+
+
+def _wanted(settings: Settings, manifest: Manifest | None) -> dict[str, str]:
+    set_ = {
+        "s3": settings.aws_endpoint and "AWS_ENDPOINT_URL",
+        "huggingface": settings.hf_token and "HF_TOKEN",
+        "azure": (settings.azure_connection or settings.azure_account)
+        and "the Azure account that is set",
+        "gcs": settings.google_key_file and "GOOGLE_APPLICATION_CREDENTIALS",
+    }
+    wanted = {extra: str(why) for extra, why in set_.items() if why}
+    if manifest is not None:
+        for model in (*manifest.models, *manifest.catalogue.values()):
+            for url in model.urls:
+                extra = _provider(url, settings.hf_endpoint)
+                if extra is not None:
+                    wanted.setdefault(extra, redacted(url))
+    return wanted
+
+
+def _provider(url: str, hub: str) -> str | None:
+    """Give the extra that a URL is fetched with; None for none."""
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme in {"s3", "gs"}:
+        return {"s3": "s3", "gs": "gcs"}[parts.scheme]
+    if host in {"huggingface.co", "www.huggingface.co", "hf.co"} or (
+        hub and parts.netloc == urlsplit(hub).netloc
+    ):
+        return "huggingface"
+    return "azure" if host.endswith(".blob.core.windows.net") else None
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:  # the package above it is missing
+        return False
