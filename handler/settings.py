@@ -244,6 +244,9 @@ class Settings:
     manifest: Path | None = _env(
         "MANIFEST", None, _path, "what is installed and fetched at the start (.yaml, .yml, .json)"
     )
+    manifest_locked: bool = _env(
+        "MANIFEST_LOCKED", False, _flag, "carry it out exactly as the lock beside it has it, or fail"
+    )
     manifest_local_git: bool = _env(
         "MANIFEST_LOCAL_GIT", False, _flag, "let a manifest name git repositories of this machine"
     )

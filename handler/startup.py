@@ -10,8 +10,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from handler.engine.free_memory import usable_memory
 from handler.manifest.loaded import check_loaded
-from handler.manifest.needs import ram_mb, shortfalls
+from handler.manifest.needs import shortfalls
 from handler.manifest.start import WARMUP_STEP
 from handler.warmup import Warmup
 
@@ -108,7 +109,7 @@ class Startup:
     async def _look(self, manifest: ManifestStart) -> None:
         told = self._engine.boot_report
         requires = manifest.manifest.requires
-        manifest.warn(shortfalls(requires, vram_mb=told.get("vram_mb"), ram_mb=ram_mb()))
+        manifest.warn(shortfalls(requires, vram_mb=told.get("vram_mb"), ram_mb=usable_memory() >> 20))
         packs = manifest.manifest.custom_nodes
         if packs:
             manifest.warn(check_loaded(packs, told, _modules(await self._engine.object_info())))

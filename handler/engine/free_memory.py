@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 KIB, GIB = 1 << 10, 1 << 30
@@ -29,12 +30,13 @@ def free_memory(meminfo: Path = Path("/proc/meminfo"), cgroups: Path = CGROUPS) 
     return min((value for value in known if value is not None), default=None)
 
 
-def memory_limit(cgroups: Path = CGROUPS) -> int | None:
-    """Give the most bytes that this container may have; None for a machine of its own."""
+def usable_memory(cgroups: Path = CGROUPS) -> int:
+    """Give the bytes that this process may use: the machine's, or its container's limit."""
+    sizes = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for limit, *_ in FILES:
         with contextlib.suppress(OSError, ValueError):  # ValueError: the limit is "max"
-            return int((cgroups / limit).read_text())
-    return None
+            sizes.append(int((cgroups / limit).read_text()))
+    return min(sizes)
 
 
 def reserve(meminfo: Path = Path("/proc/meminfo")) -> int:

@@ -10,6 +10,7 @@ from handler.manifest.apt import Apt
 from handler.manifest.fetch import ModelFetcher
 from handler.manifest.git import Git
 from handler.manifest.installer import Installer, Tools
+from handler.manifest.lock import lock_path, pin_tools, read_lock
 from handler.manifest.model_states import ModelStates
 from handler.manifest.packages import Packages
 from handler.manifest.places import Places
@@ -73,6 +74,7 @@ def make_start(
         shelf: where models that were fetched before may be.
 
     Raises:
+        InstallFailed: MANIFEST_LOCKED is set, and the lock cannot be read any more.
         OSError: our scratch folder cannot be written.
     """
     scratch, states = site.scratch / "manifest", ModelStates()
@@ -87,4 +89,6 @@ def make_start(
         ModelFetcher(downloader, states.listen, shelf),
         allow_local=site.settings.manifest_local_git,
     )
+    if site.settings.manifest_locked:
+        tools = pin_tools(read_lock(lock_path(manifest)), tools)
     return ManifestStart(manifest, Installer(manifest, tools), states)

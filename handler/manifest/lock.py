@@ -155,6 +155,15 @@ def read_lock(path: Path) -> Lock:
 
 
 def freeze(manifest: Manifest, lock: Lock, tools: Tools) -> tuple[Manifest, Tools]:
+    """Give the manifest with everything pinned as the lock has it, and tools that keep to it.
+
+    Raises:
+        InstallFailed: the lock was made for another manifest.
+    """
+    return freeze_manifest(manifest, lock, tools.places), pin_tools(lock, tools)
+
+
+def freeze_manifest(manifest: Manifest, lock: Lock, places: Places) -> Manifest:
     """Give the manifest with everything pinned as the lock has it.
 
     Raises:
@@ -172,21 +181,25 @@ def freeze(manifest: Manifest, lock: Lock, tools: Tools) -> tuple[Manifest, Tool
         for name, locked in lock.custom_nodes.items()
         if name not in own and (locked.url or locked.registry)
     ]
-    frozen = replace(
+    return replace(
         manifest,
         comfyui=_frozen_comfyui(lock) or manifest.comfyui,
         custom_nodes=tuple(packs),
-        before_start=tuple(_frozen_model(m, lock, tools) for m in manifest.before_start),
-        after_start=tuple(_frozen_model(m, lock, tools) for m in manifest.after_start),
+        before_start=tuple(_frozen_model(m, lock, places) for m in manifest.before_start),
+        after_start=tuple(_frozen_model(m, lock, places) for m in manifest.after_start),
         apt=tuple(f"{name}={version}" for name, version in lock.apt.items()),
         pip=tuple(text for text in manifest.pip if text.startswith("-")),
     )
+
+
+def pin_tools(lock: Lock, tools: Tools) -> Tools:
+    """Give tools that install the very packages of a lock."""
     pins = {name: version for name, version in lock.pip.items() if not version.startswith("@")}
     pinned = tuple(
         f"{name} {version}" if version.startswith("@") else f"{name}=={version}"
         for name, version in lock.pip.items()
     )
-    return frozen, replace(tools, pins=pins, pinned=pinned)
+    return replace(tools, pins=pins, pinned=pinned)
 
 
 def _frozen_comfyui(lock: Lock) -> ComfyUIPin | None:
@@ -209,8 +222,8 @@ def _frozen_pack(pack: NodePack, lock: Lock) -> NodePack:
     return replace(pack, source=replace(own, refs=(locked.commit or "",), kind="commit"))
 
 
-def _frozen_model(model: ModelFile, lock: Lock, tools: Tools) -> ModelFile:
-    locked = lock.models.get(model_key(tools.places.of(model), tools.places))
+def _frozen_model(model: ModelFile, lock: Lock, places: Places) -> ModelFile:
+    locked = lock.models.get(model_key(places.of(model), places))
     return replace(model, sha256=locked.sha256, size=locked.size) if locked is not None else model
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,7 +9,6 @@ if TYPE_CHECKING:
 
 # A card of 24 GB tells of 22.2 GiB and more, a machine of 32 GB of some 31.
 _TOLERANCE = 0.92
-_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 
 
 def shortfalls(requires: Requires | None, *, vram_mb: int | None, ram_mb: int | None) -> list[str]:
@@ -25,29 +21,19 @@ def shortfalls(requires: Requires | None, *, vram_mb: int | None, ram_mb: int | 
     if requires is None:
         return []
     found = []
-    if _lacks(requires.vram_gb, vram_mb):
+    if lacks(requires.vram_gb, vram_mb):
         has = "no usable GPU" if not vram_mb else f"a GPU with {_gb(vram_mb)} GB"
         meant = f" ({requires.gpu} does well)" if requires.gpu else ""
         wanted = f"{requires.vram_gb:g} GB of VRAM are wanted{meant}"
         found.append(f"{wanted}, and this machine has {has}")
-    if _lacks(requires.ram_gb, ram_mb):
+    if lacks(requires.ram_gb, ram_mb):
         assert ram_mb is not None
         found.append(f"{requires.ram_gb:g} GB of RAM are wanted, and {_gb(ram_mb)} GB may be used")
     return found
 
 
-def ram_mb(cgroups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Give the memory in MiB that this process may use: the machine's, or its container's limit."""
-    sizes = []
-    with contextlib.suppress(OSError, ValueError):
-        sizes.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    for name in _LIMITS:
-        with contextlib.suppress(OSError, ValueError):  # ValueError: the limit is "max"
-            sizes.append(int((cgroups / name).read_text()))
-    return min(sizes) >> 20 if sizes else None
-
-
-def _lacks(wanted_gb: float | None, has_mb: int | None) -> bool:
+def lacks(wanted_gb: float | None, has_mb: int | None) -> bool:
+    """Tell whether an amount is clearly too little; what is not known is enough."""
     return wanted_gb is not None and has_mb is not None and has_mb < wanted_gb * 1024 * _TOLERANCE
 
 

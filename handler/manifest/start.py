@@ -46,6 +46,8 @@ def manifest_of(site: Site) -> Manifest | None:
             settings.manifest_json,
             allow_local_git=settings.manifest_local_git,
         )
+        if manifest is not None and settings.manifest_locked:
+            manifest = _locked(manifest, site)
         if manifest is not None:
             _check(manifest, site)
             site.preload = list(manifest.preload)
@@ -54,6 +56,16 @@ def manifest_of(site: Site) -> Manifest | None:
         hint = f" ({error.hint})" if error.hint else ""
         raise SettingsError(f"{error.message}{hint}") from error
     return manifest
+
+
+def _locked(manifest: Manifest, site: Site) -> Manifest:
+    """Pin everything as the lock has it; loaded on request only."""
+    from handler.manifest.lock import freeze_manifest, lock_path, read_lock
+
+    places = places_of(site)
+    if places is None:
+        raise InstallFailed("MANIFEST_LOCKED is set, and the engine's folders are out of reach")
+    return freeze_manifest(manifest, read_lock(lock_path(manifest)), places)
 
 
 def places_of(site: Site) -> Places | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -17,9 +16,6 @@ if TYPE_CHECKING:
     from handler.manifest.records import Manifest, Requires
     from handler.settings import Settings
 
-GIB = 1 << 30
-# A card of 24 GB shows a little less than 24 GiB, and so does a machine.
-ENOUGH = 0.95
 EXTRAS = {
     "s3": "boto3",
     "huggingface": "huggingface_hub",
@@ -70,8 +66,10 @@ def _summary(manifest: Manifest) -> str:
 
 
 def _requires(needs: Requires, settings: Settings, kind: str) -> Iterator[Finding]:
+    from handler.engine.free_memory import usable_memory
+
     if needs.ram_gb is not None:
-        yield _amount("RAM", needs.ram_gb, memory_gib(), "this machine has")
+        yield _amount("RAM", needs.ram_gb, usable_memory() >> 20, "this machine has")
     if needs.vram_gb is not None and kind == "comfyui":
         yield _vram(needs.vram_gb, settings)
     if needs.gpu is not None:
@@ -89,21 +87,14 @@ def _vram(wanted: float, settings: Settings) -> Finding:
     if not found.usable or found.vram_mb is None:
         why = found.reason or "how much there is is not known"
         return Finding("warn", "requires", f"{wanted:g} GB of VRAM; {why}")
-    return _amount("VRAM", wanted, found.vram_mb / 1024, f"{found.gpu} has")
+    return _amount("VRAM", wanted, found.vram_mb, f"{found.gpu} has")
 
 
-def _amount(what: str, wanted: float, there: float, who: str) -> Finding:
-    enough = there >= wanted * ENOUGH
-    told = f"{wanted:g} GB of {what}; {who} {there:.1f} GiB"
-    return Finding("ok" if enough else "warn", "requires", told)
+def _amount(what: str, wanted: float, there_mb: int, who: str) -> Finding:
+    from handler.manifest.needs import lacks
 
-
-def memory_gib() -> float:
-    """Give the memory of this machine, or what a container may take of it, in GiB."""
-    from handler.engine.free_memory import memory_limit
-
-    whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(whole, memory_limit() or whole) / GIB
+    told = f"{wanted:g} GB of {what}; {who} {there_mb / 1024:.1f} GiB"
+    return Finding("warn" if lacks(wanted, there_mb) else "ok", "requires", told)
 
 
 # -- extras ---------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from handler.engine.free_memory import GIB, LEAST_RESERVE, free_memory, memory_limit, reserve
+from handler.engine.free_memory import GIB, LEAST_RESERVE, free_memory, reserve, usable_memory
 
 KIB = 1024
 
@@ -68,12 +68,11 @@ def test_a_tenth_is_left_to_the_engine(tmp_path, meminfo):
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_containers_limit_is_told(tmp_path, version):
-    """None for a machine of its own."""
-    assert memory_limit(cgroup(tmp_path, 8 * GIB, 0, 0, version=version)) == 8 * GIB
-    assert memory_limit(tmp_path / "none") is None
-
-
-def test_a_container_without_a_limit_has_none(tmp_path):
-    """The kernel writes a word there."""
-    assert memory_limit(cgroup(tmp_path, "max", 0, 0)) is None
+def test_a_containers_limit_is_what_may_be_used(tmp_path, version):
+    """The machine's whole memory where it has none; the kernel writes a word there."""
+    whole = usable_memory(tmp_path / "none")
+    assert whole > 100 << 20
+    (tmp_path / "limited").mkdir()
+    assert usable_memory(cgroup(tmp_path / "limited", 64 << 20, 0, 0, version=version)) == 64 << 20
+    (tmp_path / "free").mkdir()
+    assert usable_memory(cgroup(tmp_path / "free", "max", 0, 0, version=version)) == whole

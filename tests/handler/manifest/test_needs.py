@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from handler.manifest.needs import ram_mb, shortfalls
+from handler.manifest.needs import lacks, shortfalls
 from handler.manifest.records import Requires
 
 NEEDS = Requires(vram_gb=24, ram_gb=32, gpu="RTX 4090")
@@ -34,14 +34,9 @@ def test_a_manifest_that_asks_for_nothing_is_content():
     assert shortfalls(Requires(), vram_mb=0, ram_mb=0) == []
 
 
-@pytest.mark.parametrize("name", ["memory.max", "memory/memory.limit_in_bytes"])
-def test_a_containers_limit_counts(tmp_path, name):
-    """Where it is less than the machine's; `max` is none."""
-    whole = ram_mb(tmp_path)
-    assert whole > 100
-    path = tmp_path / name
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(f"{64 << 20}\n")
-    assert ram_mb(tmp_path) == 64
-    path.write_text("max\n")
-    assert ram_mb(tmp_path) == whole
+def test_round_numbers_are_meant_roughly():
+    """What is sold as 24 GB shows a little less; what is not known is no reason to warn."""
+    assert not lacks(24, 23_000)
+    assert lacks(24, 20_000)
+    assert not lacks(None, 0)
+    assert not lacks(24, None)

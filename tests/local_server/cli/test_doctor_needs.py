@@ -9,7 +9,8 @@ import stat
 import pytest
 
 from handler.settings import Settings
-from local_server.cli.doctor_needs import EXTRAS, memory_gib, need_findings
+from handler.engine.free_memory import usable_memory
+from local_server.cli.doctor_needs import EXTRAS, need_findings
 
 CANARY = "canary4711"
 
@@ -61,7 +62,7 @@ def test_a_manifest_that_is_not_there_is_bad():
 @pytest.mark.parametrize(("share", "level"), [(0.5, "ok"), (4, "warn")])
 def test_memory_is_held_against_what_is_required(share, level):
     """A little less than the round number will do."""
-    wanted = max(1, round(memory_gib() * share))
+    wanted = max(1, round(usable_memory() / (1 << 30) * share))
     (found,) = told(**manifest(requires={"ram_gb": wanted}))["requires"]
     assert found[0] == level
     assert found[1].startswith(f"{wanted:g} GB of RAM; this machine has ")
