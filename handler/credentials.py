@@ -119,8 +119,9 @@ class S3Auth(_AuthModel):
     """Keys of an S3-compatible store, and where it is."""
 
     type: Literal["s3"] = "s3"
-    access_key_id: str
-    secret_access_key: SecretStr
+    # Empty ones would have boto3 look for keys by itself, and find the operator's.
+    access_key_id: Annotated[str, Field(min_length=1)]
+    secret_access_key: Annotated[SecretStr, Field(min_length=1)]
     session_token: SecretStr | None = None
     endpoint: str | None = None
     region: str | None = None
@@ -174,6 +175,10 @@ def url_matches(pattern: str, url: str) -> bool:
     All ways through the pattern are followed at once, each a bit: a hostile pattern costs no more
     than its length times the URL's, where a regular expression would try for years.
     """
+    if "*" not in pattern:
+        return len(pattern) == len(url) and all(
+            want in {"?", got} for want, got in zip(pattern, url, strict=True)
+        )
     parts = re.findall(r"(?s)\*+|[^*]", pattern)
     any_run = slashless = any_one = 0
     literal: dict[str, int] = {}

@@ -28,6 +28,8 @@ NOT_YET = (
 
 MISSPELT = 0.8
 MOST_CREDENTIALS = 100
+MOST_PATTERNS = 16_384
+"""Characters of all patterns with `*`: each URL costs a look at every one of them."""
 _NO_TYPE = "`type` must be one of bearer, basic, header, query, s3"
 
 EXAMPLE_GRAPH: dict[str, Any] = {
@@ -98,6 +100,14 @@ class PromptRequest(BaseModel):
     @classmethod
     def _null_is_none(cls, value: Any) -> Any:
         return [] if value is None else value
+
+    @field_validator("credentials")
+    @classmethod
+    def _matched_soon(cls, value: list[Credential]) -> list[Credential]:
+        patterns = (one.url_pattern for one in value)
+        if sum(len(pattern) for pattern in patterns if "*" in pattern) > MOST_PATTERNS:
+            raise ValueError(f"patterns with `*` of more than {MOST_PATTERNS} characters in all")
+        return value
 
     @field_validator("prompt", mode="before")
     @classmethod

@@ -245,7 +245,10 @@ class Settings:
         "MANIFEST", None, _path, "what is installed and fetched at the start (.yaml, .yml, .json)"
     )
     manifest_locked: bool = _env(
-        "MANIFEST_LOCKED", False, _flag, "carry it out exactly as the lock beside it has it, or fail"
+        "MANIFEST_LOCKED",
+        False,
+        _flag,
+        "carry it out exactly as the lock beside it has it, or fail",
     )
     manifest_local_git: bool = _env(
         "MANIFEST_LOCAL_GIT", False, _flag, "let a manifest name git repositories of this machine"
@@ -430,8 +433,11 @@ def inherited_environment() -> dict[str, str]:
 _SECRETS = (
     "WEBHOOK_SECRET",
     "HTTP_AUTH_HEADER_VALUE",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"),
+    *("AWS_CONTAINER_AUTHORIZATION_TOKEN", "AZURE_CLIENT_SECRET", "AZURE_PASSWORD"),
+    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+    # Their URLs may have tokens in them.
+    *("MANIFEST_JSON", "WARMUP_PROMPT_JSON", "WARMUP_PROMPT_URL"),
 )
 _SECRET_PREFIXES = ("AZURE_STORAGE_", "BUCKET_", "RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "SALAD_API")
 

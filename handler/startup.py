@@ -109,7 +109,9 @@ class Startup:
     async def _look(self, manifest: ManifestStart) -> None:
         told = self._engine.boot_report
         requires = manifest.manifest.requires
-        manifest.warn(shortfalls(requires, vram_mb=told.get("vram_mb"), ram_mb=usable_memory() >> 20))
+        manifest.warn(
+            shortfalls(requires, vram_mb=told.get("vram_mb"), ram_mb=usable_memory() >> 20)
+        )
         packs = manifest.manifest.custom_nodes
         if packs:
             manifest.warn(check_loaded(packs, told, _modules(await self._engine.object_info())))

@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import logging
 import os
+import stat
 import threading
 import time
 from dataclasses import dataclass
@@ -109,8 +110,8 @@ class ReadAhead:
         self._finders: list[threading.Thread] = []
 
     def add(self, names: Iterable[str]) -> None:
-        """Begin with files of these names; returns at once, from any thread."""
-        with self._lock:
+        """Begin with files of these names; returns at once, from any thread, and never fails."""
+        with _told_only(), self._lock:
             fresh = [name for name in names if name not in self._named]
             self._named.update(fresh)
             if not fresh or self._stop.is_set():
@@ -118,8 +119,8 @@ class ReadAhead:
             thread = threading.Thread(
                 target=self._bring, args=(fresh,), name="read-ahead", daemon=True
             )
+            thread.start()
             self._finders.append(thread)
-        thread.start()
 
     def stop(self) -> None:
         """Begin nothing more; what is being read ends by itself. Does not wait: a disk may hang."""
@@ -258,6 +259,7 @@ def _is_plain(name: str) -> bool:
 
 def _status(path: Path) -> os.stat_result | None:
     try:
-        return path.stat() if path.is_file() else None
+        found = path.stat()
     except OSError:
         return None
+    return found if stat.S_ISREG(found.st_mode) else None

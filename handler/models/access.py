@@ -53,10 +53,8 @@ async def may_have(item: Item, source: ModelSource, index: Index, callers: Downl
         return True
     if origin is None:
         return not item.protected or await _same_elsewhere(item, source, callers)
-    try:
-        await callers.check_access(source.url, source.auth)
-    except AccessDenied as fault:
-        raise denied(source, fault) from fault
+    if not await _given(item, source, callers):
+        return False
     if is_anonymous(source) and not item.protected:
         item.origins[origin.id] = Origin.of(source.url, public=True)
         index.save(item)
@@ -73,6 +71,19 @@ def denied(source: ModelSource, fault: AccessDenied) -> AccessDenied:
     )
 
 
+async def _given(item: Item, source: ModelSource, callers: Downloader) -> bool:
+    """Tell whether the source gives the very item to who asks.
+
+    What a URL leads to may depend on what is sent with it. Somebody's own header or parameter must
+    neither decide what others get by the same URL, nor lead a check to what they may read anyway.
+    """
+    try:
+        remote = await callers.stat(source.url, source.auth)
+    except AccessDenied as fault:
+        raise denied(source, fault) from fault
+    return remote.size == item.bytes and item.etag in {None, remote.etag}
+
+
 async def _same_elsewhere(item: Item, source: ModelSource, callers: Downloader) -> bool:
     """Tell whether another URL, as one signed anew, surely leads to a protected item.
 
@@ -82,8 +93,4 @@ async def _same_elsewhere(item: Item, source: ModelSource, callers: Downloader) 
     place = place_id(source.url)
     if all(origin.place != place for origin in item.origins.values()):
         return False
-    try:
-        remote = await callers.stat(source.url, source.auth)
-    except AccessDenied as fault:
-        raise denied(source, fault) from fault
-    return remote.size == item.bytes and item.etag in {None, remote.etag}
+    return await _given(item, source, callers)

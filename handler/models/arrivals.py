@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from typing import TYPE_CHECKING
 
 from handler.inputs.redact import redacted
@@ -28,14 +29,18 @@ async def admit(index: Index, source: ModelSource, got: Downloaded) -> Item:
     """
     leaf = await asyncio.to_thread(_leaf, source, got)
     known = index.by_sha256(got.sha256) if got.sha256 else None
+    key = _key(index, source, got)
+    old = index.get(key)
+    if known is None and old is not None and got.etag and old.etag == got.etag:
+        known = old  # the URL gives by turns several files, and this one was here before
     if known is not None and index.present(known):
         got.path.unlink()
         _join(known, source)
+        known.created = time.time()
         index.add(known)
         index.save(known)
         return known
-    key = _key(index, source, got)
-    if (old := index.get(key)) is not None:
+    if old is not None:
         discard(old, index)
     path = index.folder / f"{key}{suffix_of(leaf)}"
     origin = origin_of(source)

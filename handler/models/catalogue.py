@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from handler.models.publish import NameTaken
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
-    from handler.models.records import Named
+    from handler.models.records import ModelSource, Named, Stored
 
 # Older names of folders; the engine takes them, and tells the newer ones.
 LEGACY = {"unet": "diffusion_models", "clip": "text_encoders"}
@@ -42,6 +44,19 @@ class Catalogue:
         fitting = (named for named in found if _folder(named) in folders)
         return next(fitting, found[0] if found else None)
 
+    def check_free(self, folder: str, name: str, source: ModelSource, stored: Stored) -> None:
+        """Keep callers from putting another file where a model of the operator's is expected.
+
+        Raises:
+            NameTaken: graphs call one so, and this is not it as far as one can tell.
+        """
+        for named in self._by_name.get(name, ()):
+            if _folder(named) == folder and not source.operator and not _is(named, source, stored):
+                raise NameTaken(
+                    f"{folder}/{name} is the name of a model of the manifest",
+                    hint="give another `filename`; graphs get that model by its name",
+                )
+
     def names_in(self, folders: Collection[str]) -> list[str]:
         """List the names of models for those folders."""
         return [
@@ -49,6 +64,14 @@ class Catalogue:
             for name, found in self._by_name.items()
             if any(_folder(named) in folders for named in found)
         ]
+
+
+def _is(named: Named, source: ModelSource, stored: Stored) -> bool:
+    if named.size not in {None, stored.bytes}:
+        return False
+    # What is sent along may have the operator's URL lead elsewhere.
+    plain = source.auth is None and source.url in named.urls
+    return plain or (named.sha256 is not None and stored.key == f"sha256-{named.sha256}")
 
 
 def _folder(named: Named) -> str:

@@ -169,6 +169,8 @@ class ModelLibrary:
         stored = await self._store.get(source, owner, on_progress)
         leaf = filename or stored.leaf
         path = root / leaf
+        if folders.locate(name, leaf) is None:  # else its bytes are compared
+            self._catalogue.check_free(name, leaf, source, stored)
         async with self._published(stored, path):
             await make_listed(self._engine, name, path)
         self._noted(name, leaf)

@@ -41,6 +41,8 @@ __all__ = ["Entry", "InUse", "NameTaken", "Store"]
 log = logging.getLogger("comfyfn.models")
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+# Each has files open even while it waits for a connection.
+_BROUGHT_AT_ONCE = 64
 
 
 class InUse(CallerError):
@@ -85,6 +87,8 @@ class Store:
         self._incoming = Incoming(self.root)
         self._evictor = Evictor(self._index, self._pins, self._incoming, budget)
         self._flights = Flights(self._pins.release)
+        # The operator's do not wait behind those of callers.
+        self._gates = {by: asyncio.Semaphore(_BROUGHT_AT_ONCE) for by in (False, True)}
         self._callers: Downloader | None = None
         self._operator: Downloader | None = None
 
@@ -284,6 +288,10 @@ class Store:
 
     async def _bring(self, flight: Flight) -> Item | None:
         """Fetch a file; None where another worker brought it meanwhile."""
+        async with self._gates[flight.source.operator]:
+            return await self._brought(flight)
+
+    async def _brought(self, flight: Flight) -> Item | None:
         source = flight.source
         before = self._known(source)
         target = self._incoming.target(source.url)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from handler.errors import Blame, ExecutionFailed, InvalidWorkflow
 from handler.graph.check import check_graph
 from handler.graph.rewrite import node_title
+from handler.masking import masked
 
 if TYPE_CHECKING:
     from handler.engine.base import GraphRefused
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 MOST_DOUBTS = 50
+_MASKED_CHARS = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +108,9 @@ def graph_refused(error: GraphRefused, graph: Graph, info: ObjectInfo) -> Invali
     if node_id is None and doubt is not None:
         node_id = doubt.node_id
     node = graph.get(node_id or "") or {}
-    lines = [_line(i, told) for i, told in error.node_errors.items()]
-    text = "; ".join(lines) or str(error.error.get("details") or "")
+    node_errors, told = _without_secrets(error.node_errors), _without_secrets(error.error)
+    lines = [_line(i, faults) for i, faults in node_errors.items()]
+    text = "; ".join(lines) or str(told.get("details") or "")
     return InvalidWorkflow(
         f"{error.message}: {text}" if text else error.message,
         location=doubt.location if doubt else f"prompt.{node_id}" if node_id else "prompt",
@@ -116,11 +119,22 @@ def graph_refused(error: GraphRefused, graph: Graph, info: ObjectInfo) -> Invali
         class_type=node.get("class_type"),
         hint=doubt.hint if doubt else None,
         details={
-            "error": error.error,
-            "node_errors": error.node_errors,
+            "error": told,
+            "node_errors": node_errors,
             "doubts": [fault.public() for fault in list(doubts.values())[:MOST_DOUBTS]],
         },
     )
+
+
+def _without_secrets(told: Any) -> Any:
+    """Give what the engine tells; it quotes values as they came, with what is in their URLs."""
+    if isinstance(told, dict):
+        return {key: _without_secrets(value) for key, value in told.items()}
+    if isinstance(told, list):
+        return [_without_secrets(value) for value in told]
+    if isinstance(told, str) and ("@" in told or "=" in told):
+        return masked(told[:_MASKED_CHARS]) + ("…" if len(told) > _MASKED_CHARS else "")
+    return told
 
 
 def _line(node_id: str, told: dict[str, Any]) -> str:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from handler.transfer.records import OnProgress, Progress
 
 TELL_EVERY_S = 0.5
+# A graph may name thousands; the server has other jobs, too.
+RESOLVED_AT_ONCE = 16
 
 
 async def prepare(
@@ -53,18 +55,19 @@ async def fetch_models(
     Raises:
         HandlerError: a model cannot be had; names node and input.
     """
-    tasks = [
-        asyncio.create_task(
-            parts.models.resolve(
+    gate = asyncio.Semaphore(RESOLVED_AT_ONCE)
+
+    async def resolved(want: ModelInput) -> str:
+        async with gate:
+            return await parts.models.resolve(
                 want,
                 validated.request.credentials,
                 job.uid,
                 _teller(want, job),
                 operator=operator,
             )
-        )
-        for want in validated.models
-    ]
+
+    tasks = [asyncio.create_task(resolved(want)) for want in validated.models]
     await _all_or_none(tasks)
     return [task.result() for task in tasks]
 

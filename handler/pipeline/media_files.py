@@ -88,8 +88,8 @@ class MediaFiles:
         return path if path == own else _linked(path, own)
 
     async def _fetched(self, url: str, target: Path) -> Path:
-        wanted = Wanted(url, target, auth=auth_for(self._credentials, url), kind="file")
         async with self._gate:
+            wanted = Wanted(url, target, auth=auth_for(self._credentials, url), kind="file")
             await self._downloader.download(wanted)
         return named_by_content(target)[0]
 

@@ -134,7 +134,7 @@ class Downloader:
         """
         source = self._pick(url)
         async with self._asking(url):
-            remote = await source.stat(url, auth)
+            remote = await source.stat(url, auth, 0, 1)  # one byte, where parts can be had
             await source.release(remote)
         return remote
 

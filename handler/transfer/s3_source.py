@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from handler.credentials import Auth, S3Auth
 from handler.errors import InputFailed
 from handler.inputs.redact import redacted
+from handler.masking import masked
 from handler.transfer.http_source import open_http, release_http
 
 if TYPE_CHECKING:
@@ -172,4 +173,5 @@ def _other_region(fault: InputFailed) -> str:
 
 
 def _first_line(fault: Exception) -> str:
-    return str(fault).partition("\n")[0][:300]
+    # It may quote the endpoint that a caller gave, with user and password.
+    return masked(str(fault).partition("\n")[0][:300])

@@ -83,7 +83,6 @@ def test_models_come_while_the_engine_boots(start_server, host, tmp_path) -> Non
     )
     told = steps(server)
     assert [step["outcome"] for step in told.values()] == ["done"] * 3
-    assert told["engine boot"]["end"] - told["engine boot"]["start"] > 1
     assert overlap(told["engine boot"], told["model a.bin"]) > 0.3
     assert told["warmup"]["start"] >= max(told[n]["end"] for n in ("engine boot", "model a.bin"))
     assert (tmp_path / "models" / "vae" / "a.bin").read_bytes() == BODY

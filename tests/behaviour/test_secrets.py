@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import json
 import os
 import socket
 from pathlib import Path
@@ -14,19 +15,28 @@ import httpx
 import pytest
 from behaviour.driving import assert_error, begin, later, wait_phase
 from behaviour.file_server import png
-from behaviour.graphs import fault, load, picture, slow
+from behaviour.graphs import fault, load, node, picture, save, slow
 from contract.file_server import FileServer, file_server
+from contract.packs import install_pack
+from sources.host import safetensors
 from sources.stores import s3_store, threaded_hub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from live import LiveServer
     from sources.hub import Hub
     from sources.stores import S3Store
 
+    RequestsOf = Callable[["Places"], list[tuple[str, dict[str, Any]]]]
+
+BINARY = "application/octet-stream"
 CANARY = "canary-5f1c9d07"
-FORMS = (CANARY[::-1].encode(), quote(CANARY, safe="").replace("-", "%2D").encode())
+FORMS = (
+    CANARY[::-1].encode(),
+    quote(CANARY, safe="").replace("-", "%2D").encode(),
+    base64.b64encode(CANARY.encode()),
+)
 SECRET = {"api_key_comfy_org": CANARY, "auth_token_comfy_org": CANARY + "-token"}
 
 
@@ -115,7 +125,10 @@ OPERATORS = {
     "AZURE_STORAGE_ACCOUNT": "devstoreaccount1",
     "AZURE_STORAGE_KEY": base64.b64encode(CANARY.encode()).decode(),
     "AZURE_STORAGE_SAS_TOKEN": f"sv=2021-08-06&sig={CANARY}",
+    "AZURE_CLIENT_SECRET": CANARY,
 }
+NODE_PACKS_USE = {"HF_TOKEN", "CIVITAI_API_TOKEN"}
+"""What ComfyUI's process may have of that."""
 
 
 class Places:
@@ -123,6 +136,8 @@ class Places:
 
     Attributes:
         good, bad: URLs that lead to a picture, and others; with secrets wherever one may stand.
+        models: URLs that lead to a model, likewise; without other rights from the third on.
+        no_endpoint: one that no request can be sent to.
         env: what the operator sets, secrets all over.
     """
 
@@ -144,6 +159,7 @@ class Places:
             "AWS_ENDPOINT_URL": s3.endpoint,
             "HF_ENDPOINT": hub.endpoint,
             "FETCH_TIMEOUT_S": "3",
+            "DOWNLOAD_TIMEOUT_S": "3",
         }
         self.good = [self._secret("/a.png"), s3.put("own", "a.png", body)]
         self.good += [hub.put("me/own", "a.png", body)]
@@ -153,6 +169,25 @@ class Places:
         hosts = (f"127.0.0.1:{silent_port}", "127.0.0.1:1", "nowhere.invalid", "169.254.169.254")
         self.bad += [f"http://{self._own}{host}/a.png?sig={CANARY}" for host in hosts]
         self.bad += [f"http:/{self._own}x/?sig={CANARY}", f"ftp://{self._own}x/?sig={CANARY}"]
+        self.no_endpoint = f"http://{self._own} /?sig={CANARY}"
+        self._put_models(s3, hub)
+
+    def _put_models(self, s3: S3Store, hub: Hub) -> None:
+        for seed, name in enumerate(("m", "before", "after", "named")):
+            self.files.put(f"/{name}.safetensors", safetensors(300, seed=seed), BINARY)
+        hub.put("me/own", "h.safetensors", safetensors(300, seed=11))
+        self.models = [self._secret("/m.safetensors"), self._secret("/m.safetensors?x=1&again")]
+        self.models += [s3.put("own", "s.safetensors", safetensors(300, seed=10))]
+        self.models += [f"{hub.endpoint}/me/own/resolve/main/h.safetensors"]
+
+    def manifest(self) -> str:
+        """Give a manifest whose URLs have secrets: models that come, one that does not."""
+        before, after, missing, named = (
+            {"url": self._secret(f"/{name}.safetensors"), "folder": "test_models"}
+            for name in ("before", "after", "missing", "named")
+        )
+        models = {"before_start": [before], "after_start": [after, missing]}
+        return json.dumps({"models": models, "catalogue": {"the-named": named}})
 
     def _secret(self, path: str) -> str:
         return self.files.url(f"{path}?sig={CANARY}", self._own)
@@ -179,18 +214,51 @@ def media_requests(places: Places) -> list[tuple[str, dict[str, Any]]]:
     ]
 
 
+def model_requests(places: Places) -> list[tuple[str, dict[str, Any]]]:
+    """Give graphs that load a model from each place, and from the manifest's catalogue."""
+    requests = [
+        ("/prompt", {"prompt": load_model(url), **credentials(auth)})
+        for url in [*places.models, *places.bad]
+        for auth in [*AUTHS.values(), {**AUTHS["s3"], "endpoint": places.no_endpoint}]
+    ]
+    return [*requests, ("/prompt", {"prompt": load_model("the-named"), "extra_data": SECRET})]
+
+
+def download_requests(places: Places) -> list[tuple[str, dict[str, Any]]]:
+    """Give downloads from each place that are waited for, with a name of their own or without."""
+    common = {"model_type": "test_models", "wait": True}
+    return [
+        ("/download", {"url": url, **common, **named, **({"auth": auth} if auth else {})})
+        for url in [*places.models, *places.bad]
+        for auth in [*AUTHS.values(), {**AUTHS["s3"], "endpoint": places.no_endpoint}]
+        for named in ({}, {"filename": "x.pt"})
+    ]
+
+
+def load_model(name: str) -> dict[str, Any]:
+    """Give a graph that shows a model's hash as a colour."""
+    return {"1": node("TestPackLoader", thing=name), "9": save("1")}
+
+
 def credentials(auth: dict[str, str]) -> dict[str, Any]:
     """Give the key of a request."""
     return {"credentials": [{"url_pattern": "**", "auth": auth}]} if auth else {}
 
 
 @pytest.mark.timeout(300)
-def test_secrets_of_sources_are_told_to_nobody(start_server, engine: str, places: Places) -> None:
+@pytest.mark.parametrize("requests_of", [media_requests, model_requests, download_requests])
+def test_secrets_of_sources_are_told_to_nobody(
+    start_server, engine: str, places: Places, tmp_path: Path, requests_of: RequestsOf
+) -> None:
     """Neither where it went well nor where it failed, at the lowest log level."""
-    server = start_server(engine, LOG_LEVEL="debug", **places.env)
+    home = tmp_path / "server-0"
+    env = {**places.env, "MANIFEST_JSON": places.manifest(), "MODEL_DIR": str(home / "models")}
+    if engine == "comfyui":
+        env["COMFY_ARGS"] = install_pack(home, home / "models")
+    server = start_server(engine, LOG_LEVEL="debug", **env)
     requests = [
         (path, {**body, "id": f"job{number}"})
-        for number, (path, body) in enumerate(media_requests(places))
+        for number, (path, body) in enumerate(requests_of(places))
     ]
     found: list[str] = []
     statuses = set()
@@ -208,11 +276,20 @@ def test_secrets_of_sources_are_told_to_nobody(start_server, engine: str, places
             found += found_in(f"events of {place}", events.content)
     for url in places.good:
         assert server.prompt(load(url)).status_code == 200, url
-    assert statuses == {200, 400}
-    for path in ("/health", "/ready", "/docs/json", "/models"):
+    for name in (*places.models[2:], "the-named"):
+        assert server.prompt(load_model(name)).status_code == 200, name
+    assert statuses - {409} == {200, 400}
+    for path in ("/health", "/ready", "/docs/json", "/models", "/downloads"):
         found += found_in(path, server.get(path).content)
     refused = {"prompt": {}, "credentials": [{"url_pattern": CANARY, "auth": {"type": CANARY}}]}
     found += found_in("refused", server.post("/prompt", refused).content)
+    assert names_with_secrets(server.engine_pid()) <= NODE_PACKS_USE
     server.stop()
     found += found_on_disk(server)
     assert found == []
+
+
+def names_with_secrets(pid: int) -> set[str]:
+    """Give the names of what a process has in its environment with the canary in it."""
+    texts = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    return {text.partition(b"=")[0].decode() for text in texts if found_in("", text)}

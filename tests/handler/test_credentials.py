@@ -59,6 +59,8 @@ class Outer(BaseModel):
         ("https://*.test/m", "https://evil.example/x.test/m", False),
         ("https://a.test/m\n", "https://a.test/m", False),
         ("a?b", "a\nb", True),
+        ("a?b", "a", False),
+        ("", "", True),
     ],
 )
 def test_patterns(pattern, url, yes):
@@ -71,6 +73,7 @@ def test_a_hostile_pattern_costs_little():
     began = time.perf_counter()
 
     assert not url_matches("**a*a" * 800, "a" * 8000 + "b")
+    assert not any(url_matches("?" * 4095 + "b", "a" * 4096) for _ in range(200))
 
     assert time.perf_counter() - began < 2
 
@@ -131,6 +134,15 @@ def test_what_would_break_the_request_is_refused(auth):
     """Line ends, names that make the request itself, unknown types."""
     with pytest.raises(ValidationError):
         Credential.model_validate({"url_pattern": "*", "auth": auth})
+
+
+@pytest.mark.parametrize("empty", ["access_key_id", "secret_access_key"])
+def test_s3_keys_are_not_empty(empty):
+    """With empty ones boto3 would sign with the operator's, for an endpoint of the caller's."""
+    keys = {"access_key_id": "a", "secret_access_key": "b", "endpoint": "http://evil.test"}
+
+    with pytest.raises(ValidationError):
+        S3Auth.model_validate({**keys, empty: ""})
 
 
 def test_s3_needs_only_its_keys():

@@ -186,3 +186,17 @@ def test_a_bare_graph_of_the_editor_is_named():
     """Save's format is told apart at the top level, too."""
     with pytest.raises(WorkflowFormatUi):
         parse_payload({"nodes": [], "links": []})
+
+
+def test_patterns_have_a_limit_together():
+    """Every URL of a graph is held against all of them; what has no `*` is soon told."""
+    long = "https://h.example/" + "a" * 4000
+
+    def credentials(pattern):
+        entries = [{"url_pattern": pattern, "auth": BEARER}] * 5
+        return {"prompt": {}, "credentials": entries}
+
+    assert len(parse_payload(credentials(long)).credentials) == 5
+    with pytest.raises(InvalidPayload, match="16384 characters") as caught:
+        parse_payload(credentials(f"{long}*"))
+    assert caught.value.location == "credentials"

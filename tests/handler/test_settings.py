@@ -189,8 +189,14 @@ def test_secrets_are_kept_from_children(monkeypatch):
     """A node pack inside ComfyUI cannot read our keys."""
     added = {
         "WEBHOOK_SECRET": "s",
+        "AWS_ACCESS_KEY_ID": "s",
         "AWS_SECRET_ACCESS_KEY": "s",
         "AZURE_STORAGE_KEY": "s",
+        "AZURE_STORAGE_CONNECTION_STRING": "s",
+        "AZURE_CLIENT_SECRET": "s",
+        "HTTP_AUTH_HEADER_VALUE": "s",
+        "MANIFEST_JSON": "s",
+        "WARMUP_PROMPT_URL": "s",
         "BUCKET_ACCESS_KEY_ID": "s",
         "RUNPOD_API_KEY": "s",
         "COMFYFN_HARMLESS": "x",

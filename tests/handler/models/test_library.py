@@ -316,6 +316,29 @@ async def test_a_file_is_added_to_a_folder(tmp_path, host):
         await parts.models.add(other, "loras", "mine.safetensors", "owner")
 
 
+async def test_a_name_of_the_catalogue_is_for_the_catalogues_model(tmp_path, host):
+    """A caller's other file would be taken for it by everybody's graphs."""
+    url, other = host.put("/x", CONTENT), host.put("/o", safetensors(3000, seed=2))
+    model = named(url, filename="m.safetensors", names=("xl.safetensors",), sha256=SHA256)
+    parts = parts_for(tmp_path, model)
+    add = parts.models.add
+
+    for name in ("m.safetensors", "xl.safetensors"):
+        with pytest.raises(NameTaken, match="of the manifest"):
+            await add(ModelSource(url=other), "checkpoints", name, "owner")
+        auth = BearerAuth(token="t")
+        with pytest.raises(NameTaken):
+            await add(ModelSource(url=url, auth=auth), "checkpoints", name, "owner")
+        await add(ModelSource(url=other), "loras", name, "owner")
+    await add(ModelSource(url=other, sha256=None, operator=True), "checkpoints", "mine.pt", "owner")
+
+    for source in (ModelSource(url=url), ModelSource(url=url, auth=auth, sha256=SHA256)):
+        added = await add(source, "checkpoints", "m.safetensors", "owner")
+        assert added.path.read_bytes() == CONTENT
+    with pytest.raises(NameTaken, match="other content"):
+        await add(ModelSource(url=other), "checkpoints", "m.safetensors", "owner")
+
+
 @pytest.mark.parametrize("folder", ["nope", "custom_nodes", "../loras", ""])
 async def test_no_file_is_added_elsewhere(tmp_path, folder):
     """The answer lists the folders that there are."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import fcntl
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from handler.models.item import Item
-from handler.models.pins import Pins
+from handler.models.pins import MOST_LOCKS, Pins
 
 
 @pytest.fixture
@@ -35,6 +37,24 @@ def test_an_item_is_kept_until_its_last_pin_goes(item):
     pins.release("a")
     assert item not in pins
     assert free(pins, item)
+
+
+def test_only_so_many_files_are_held_open(item, tmp_path):
+    """The others are kept in this process all the same."""
+    pins = Pins()
+    open_before = len(list(Path("/proc/self/fd").iterdir()))
+    items = []
+    for number in range(MOST_LOCKS + 10):
+        path = tmp_path / f"{number}.pt"
+        path.write_bytes(b"bytes")
+        items.append(replace(item, key=f"url-{number}", path=path))
+        assert pins.pin(items[-1], "a")
+
+    assert len(list(Path("/proc/self/fd").iterdir())) - open_before <= MOST_LOCKS
+    assert not free(pins, items[-1])
+    pins.release("a")
+    assert free(pins, items[-1])
+    assert len(list(Path("/proc/self/fd").iterdir())) == open_before
 
 
 def test_another_process_sees_the_pin(item):

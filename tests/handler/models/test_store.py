@@ -415,6 +415,76 @@ async def test_a_query_credential_is_checked_as_well(host, tmp_path):
         assert not (await store.get(ModelSource(url=url, auth=auth), "z")).fetched
 
 
+@pytest.mark.parametrize(
+    "auth",
+    [
+        QueryAuth(query_param="file", query_value="other"),
+        HeaderAuth(header_name="X-File", header_value="other"),
+    ],
+    ids=["query", "header"],
+)
+async def test_what_somebody_sends_along_does_not_decide_what_others_get(host, tmp_path, auth):
+    """A parameter or a header may make a URL lead to another file: that is theirs alone."""
+    bodies = {'"own"': SMALL, '"other"': OTHER}
+
+    def before(request):
+        theirs = "file=other" in request.query or request.headers.get("x-file") == "other"
+        host.files["/dl"].etag = etag = '"other"' if theirs else '"own"'
+        host.files["/dl"].body = bodies[etag]
+
+    url = host.put("/dl", SMALL, before=before)
+    async with opened(tmp_path) as store:
+        theirs = await store.get(ModelSource(url=url, auth=auth), "a")
+        mine = await store.get(ModelSource(url=url), "b")
+        again = await store.get(ModelSource(url=url), "c")
+
+        assert theirs.path.read_bytes() == OTHER
+        assert mine.path.read_bytes() == again.path.read_bytes() == SMALL
+        assert (mine.fetched, again.fetched) == (True, False)
+
+
+async def test_two_who_get_different_files_by_one_url_do_not_take_them_from_each_other(
+    host, tmp_path
+):
+    """Each finds theirs again, and what somebody uses stays where it is."""
+    bodies = {"Bearer a": SMALL, "Bearer b": OTHER}
+
+    def before(request):
+        who = request.headers["authorization"]
+        host.files["/my"].body, host.files["/my"].etag = bodies[who], f'"{who}"'
+
+    url = host.put("/my", SMALL, before=before)
+    async with opened(tmp_path) as store:
+        for who, body in [*bodies.items(), *bodies.items(), *bodies.items()]:
+            auth = BearerAuth(token=who.removeprefix("Bearer "))
+            got = await store.get(ModelSource(url=url, auth=auth), who)
+            assert got.path.read_bytes() == body
+        assert {entry.bytes for entry in store.entries()} == {len(SMALL)}
+        assert len(store.entries()) <= 3
+        inodes = {entry.key for entry in store.entries()}
+        await store.get(ModelSource(url=url, auth=BearerAuth(token="a")), "x")
+        assert {entry.key for entry in store.entries()} == inodes
+
+
+async def test_a_check_of_rights_is_not_led_to_another_file(host, tmp_path):
+    """Who may read one file of a host does not get another, by whatever they claim or send."""
+    body = {"": b"", "secret": SMALL, "open": OTHER}
+
+    def by_query(request):
+        name = dict(pair.split("=") for pair in request.query.split("&") if "=" in pair)["file"]
+        host.files["/dl"].body, host.files["/dl"].etag = body[name], f'"{name}"'
+        host.files["/dl"].wants = {"authorization": f"Bearer {CANARY}"} if name == "secret" else {}
+
+    url = host.put("/dl", SMALL, before=by_query) + "?file=secret"
+    auth = QueryAuth(query_param="file", query_value="open")
+    async with opened(tmp_path) as store:
+        await store.get(ModelSource(url=url, auth=BearerAuth(token=CANARY)), "a")
+        got = await store.get(ModelSource(url=url, auth=auth), "b")
+        assert got.path.read_bytes() == OTHER
+        with pytest.raises(InputFailed):
+            await store.get(ModelSource(url=url, auth=auth, sha256=sha(SMALL)), "c")
+
+
 async def test_user_and_password_in_a_url_protect_as_credentials_do(host, tmp_path):
     """They are no part of what names the file."""
     wants = {

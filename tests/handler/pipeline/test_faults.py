@@ -92,6 +92,25 @@ def test_a_graph_that_the_engine_refused_is_told_with_our_doubts():
     assert error.details["node_errors"] == NODE_ERRORS
 
 
+def test_the_engines_words_are_told_without_what_is_secret_in_urls():
+    """It quotes a value as it came, in several places; long ones are cut."""
+    value = "http:/me:canary@host/?sig=canary"
+    fault = {
+        "message": "Value not in list",
+        "details": f"thing: '{value}' not in []",
+        "extra_info": {"received_value": [value, 3, value * 500]},
+    }
+    told = GraphRefused(
+        400, {"message": "refused", "details": value}, {"3": {"errors": [fault], "class_type": "X"}}
+    )
+
+    error = graph_refused(told, GRAPH, ObjectInfo(NODES))
+
+    assert "canary" not in str(error.envelope())
+    assert "thing: 'http:/…@host/?sig=…' not in []" in error.message
+    assert len(str(error.envelope())) < 10_000
+
+
 @pytest.mark.parametrize(
     ("graph", "errors", "location"),
     [

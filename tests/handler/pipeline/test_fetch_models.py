@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 
 import pytest
@@ -68,6 +69,30 @@ async def test_models_and_media_come_at_once(tmp_path, host, parts):
     assert done.graph["1"]["inputs"]["image"].endswith(".png")
     assert graph["0"]["inputs"]["lora_name"] == model
     assert done.output_nodes == ["save0", "save1"]
+
+
+async def test_a_graph_of_many_models_does_not_take_all_files_of_the_process(host, parts):
+    """A few at a time; the others have nothing open, and come in their turn."""
+    open_before, most = len(os.listdir("/proc/self/fd")), 0
+
+    def before(_):
+        nonlocal most
+        most = max(most, len(os.listdir("/proc/self/fd")))
+
+    urls = [host.put(f"/{n}.pt", b"%d" % n, before=before) for n in range(150)]
+
+    graph, _ = await prepared(
+        parts, graph_of(*(("CheckpointLoader", {"ckpt_name": url}) for url in urls))
+    )
+
+    names = {
+        node["inputs"]["ckpt_name"]
+        for node in graph.graph.values()
+        if "ckpt_name" in node["inputs"]
+    }
+    assert len(names) == 150
+    # A pin, a lock, a part and its note, a connection and its other end.
+    assert most - open_before < 150 + 16 * 5
 
 
 async def test_the_first_failure_stops_the_others(host, parts):

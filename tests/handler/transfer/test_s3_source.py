@@ -151,6 +151,16 @@ async def test_a_refusal_asks_for_credentials(fetch, host):
             S3Auth(access_key_id="A", secret_access_key=SECRET, endpoint="ftp://x"),
             "must be an http",
         ),
+        (
+            "s3://models/m.bin",
+            S3Auth(access_key_id="A", secret_access_key="B", endpoint=f"http://me:{SECRET}@ /"),
+            "Invalid endpoint",
+        ),
+        (
+            "s3://models/m.bin",
+            S3Auth(access_key_id="A", secret_access_key="B", endpoint=f"http://h/?k={SECRET}"),
+            "not a valid URI",
+        ),
         ("s3://../m.bin", None, "not an s3://bucket/key URL"),
     ],
 )
