@@ -8,8 +8,8 @@ import stat
 
 import pytest
 
-from handler.settings import Settings
 from handler.engine.free_memory import usable_memory
+from handler.settings import Settings
 from local_server.cli.doctor_needs import EXTRAS, need_findings
 
 CANARY = "canary4711"
