@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from handler.engine.free_memory import usable_memory
 from handler.manifest.loaded import check_loaded
 from handler.manifest.needs import shortfalls
+from handler.manifest.searched import unsearched
 from handler.manifest.start import WARMUP_STEP
 from handler.warmup import Warmup
 
@@ -112,6 +113,9 @@ class Startup:
         manifest.warn(
             shortfalls(requires, vram_mb=told.get("vram_mb"), ram_mb=usable_memory() >> 20)
         )
+        models = (*manifest.manifest.models, *manifest.manifest.catalogue.values())
+        if models:
+            manifest.warn(unsearched(models, await self._engine.model_folders()))
         packs = manifest.manifest.custom_nodes
         if packs:
             manifest.warn(check_loaded(packs, told, _modules(await self._engine.object_info())))

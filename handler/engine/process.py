@@ -19,6 +19,7 @@ import time
 from typing import TYPE_CHECKING
 
 from handler.errors import BootFailed
+from handler.masking import masked
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -180,7 +181,8 @@ class EngineProcess:
             self._process.stdout, encoding="utf-8", errors="replace", newline=""
         ) as lines:
             for raw in lines:
-                line = raw.rstrip()[:LONGEST_LINE]
+                # Of a graph that it refuses ComfyUI prints values as they came.
+                line = masked(raw.rstrip()[:LONGEST_LINE])
                 if not line:
                     overwritten = overwritten and raw == "\r"
                     continue

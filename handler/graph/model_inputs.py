@@ -24,7 +24,8 @@ __all__ = ["ModelInput", "Place", "folders_of", "is_model_url", "model_inputs", 
 Place = tuple[str | int, ...]
 
 PROBE_PREFIX = "comfyfn-probe-"
-_URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}://", re.IGNORECASE)
+# One slash is enough: what was meant as a URL, maybe with a password, is no name for the engine.
+_URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}:/", re.IGNORECASE)
 _LONGEST_URL = 8192
 _DEEPEST = 4
 

@@ -41,8 +41,10 @@ def _place(model: ModelFile, places: Places | None) -> tuple[str, str] | None:
     if places is None:
         return None
     path = places.of(model)
+    # ComfyUI searches its own folder, too, where MODEL_DIR is another.
+    own = (places.home / "models",) if places.home is not None else ()
     # The deepest first: `root/models` before `root`.
-    for root in sorted((places.models, *places.roots), key=lambda one: -len(one.parts)):
+    for root in sorted((places.models, *own, *places.roots), key=lambda one: -len(one.parts)):
         if path.is_relative_to(root):
             folder, *rest = path.relative_to(root).parts
             return (folder, PurePosixPath(*rest).as_posix()) if rest else None

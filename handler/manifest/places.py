@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
-from handler.manifest.faults import InstallFailed
+from handler.manifest.faults import Fault, InstallFailed, ManifestInvalid
 
 if TYPE_CHECKING:
-    from handler.manifest.records import ModelFile
+    from handler.manifest.records import Manifest, ModelFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,29 @@ class Places:
         given = Path(model.local_path)
         path = given if given.is_absolute() else self._base() / given
         path = Path(os.path.normpath(path))
-        allowed = [root for root in (self.home, self.models, *self.roots) if root is not None]
+        known = dict.fromkeys((self.home, self.models, *self.roots))
+        allowed = [root for root in known if root is not None]
         if any(path.is_relative_to(root) and path != root for root in allowed):
             return path
         raise InstallFailed(
             f"local_path {model.local_path!r} is outside of COMFY_HOME and the model roots",
             hint=f"allowed: {', '.join(map(str, allowed))}",
         )
+
+    def check(self, manifest: Manifest) -> None:
+        """Make sure that every model of a manifest has a place.
+
+        Raises:
+            ManifestInvalid: with every one that has none, and its line.
+        """
+        faults = []
+        for model in manifest.models:
+            try:
+                self.of(model)
+            except InstallFailed as error:
+                faults.append(Fault(model.line, "models", f"{error.message} ({error.hint})"))
+        if faults:
+            raise ManifestInvalid(manifest.source, faults)
 
     def _base(self) -> Path:
         # Without a COMFY_HOME `models/checkpoints/x` still has a meaning.

@@ -100,12 +100,8 @@ def _check(manifest: Manifest, site: Site) -> None:
             f"{manifest.source} installs into ComfyUI, and there is none in COMFY_HOME",
             hint="set COMFY_HOME to ComfyUI's folder",
         )
-    for model in manifest.models:
-        assert places is not None
-        try:
-            places.of(model)
-        except InstallFailed as error:
-            raise InstallFailed(f"line {model.line}: {error.message}", hint=error.hint) from error
+    if places is not None:
+        places.check(manifest)
 
 
 def _make_folders(manifest: Manifest, site: Site) -> None:

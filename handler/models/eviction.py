@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import shutil
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from handler.models.pins import Pins
 
 log = logging.getLogger("comfyfn.models")
+
+_SPARE = 1 << 30
 
 
 class Evictor:
@@ -53,6 +56,9 @@ class Evictor:
                 details={"needed": coming, "budget": self._budget},
             )
         await self.fit()
+        if shutil.disk_usage(folder).free < count + _SPARE:
+            # Without a budget, too: what others began and left must not keep the disk full.
+            await asyncio.to_thread(self._incoming.clear)
 
     async def fit(self) -> None:
         """Evict until everything is within the budget, or nothing more may go."""

@@ -78,6 +78,8 @@ class ModelLibrary:
         self._learnt: dict[tuple[str, str], str] = {}
         self._listings: dict[str, list[str]] = {}
         self._listed_for: ModelFolders | None = None
+        self._listing = asyncio.Lock()
+        self._lists_begun = 0
 
     def __repr__(self) -> str:
         return f"<ModelLibrary {len(self.known)} names>"
@@ -102,14 +104,23 @@ class ModelLibrary:
         """
         folders = await self._engine.model_folders()
         if fresh or self._listed_for is not folders:
+            await self._list_anew(folders)
+        return self._listings
+
+    async def _list_anew(self, folders: ModelFolders) -> None:
+        """Read the lists, of which jobs that come at once share one: each is many requests."""
+        before = self._lists_begun
+        async with self._listing:
+            if self._lists_begun > before and self._listed_for is folders:
+                return  # it began after it was asked for here
+            self._lists_begun += 1
             names = folders.names
             listed = await asyncio.gather(*map(self._files_in, names))
             if names and all(files is None for files in listed):
-                return self._listings  # it is down: what was last known
+                return  # the engine is down: what was last known
             known = zip(names, listed, strict=True)
             self._listings = {name: files or [] for name, files in known}
             self._listed_for = folders
-        return self._listings
 
     async def resolve(
         self,

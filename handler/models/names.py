@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from handler.errors import InvalidPayload
 from handler.graph.file_kinds import is_model_name
+from handler.graph.model_inputs import is_probe
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -142,6 +143,8 @@ def _fault(text: str) -> str | None:
         return "it ends with a dot or a space"
     if _DEVICES.fullmatch(text):
         return "it is the name of a device on some systems"
+    if is_probe(text):
+        return "names that begin so are no models"  # no list would show it
     return None
 
 
@@ -163,7 +166,7 @@ def _cleaned(name: str) -> str:
     )
     text = _shortened(text.removesuffix(text[text.rfind(".") :] if suffix_of(text) else ""))
     text = text.strip(". ")
-    return f"_{text}" if _DEVICES.fullmatch(text) else text
+    return f"_{text}" if _DEVICES.fullmatch(text) or is_probe(text) else text
 
 
 def _shortened(text: str, most: int = _LONGEST_STEM) -> str:

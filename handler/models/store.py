@@ -82,6 +82,7 @@ class Store:
 
     def __init__(self, root: Path, *, budget: int = 0) -> None:
         self.root = Path(os.path.normpath(root.expanduser().absolute()))
+        self._budget = budget
         self._index = Index(self.root)
         self._pins = Pins()
         self._incoming = Incoming(self.root)
@@ -301,8 +302,9 @@ class Store:
                 if self._known(source) is not before:
                     return None
                 wanted = Wanted(
-                    source.url, target, sha256=source.sha256, size=source.size, auth=source.auth
-                )
+                    source.url, target, sha256=source.sha256, size=source.size, auth=source.auth,
+                    most_untold=self._budget or None,
+                )  # fmt: skip
                 got = await self._downloader(source).download(wanted, flight.tell)
                 item = await admit(self._index, source, got)
                 self._pins.pin(item, flight)

@@ -25,6 +25,8 @@ log = logging.getLogger("comfyfn.models")
 
 # Lists are read anew when a folder's time changes, and that may be coarse.
 PAUSES_S = (0.0, 0.05, 0.25, 1.0)
+# Kinds that only some folders list, as those of node packs; what we know no kind of is `.bin`.
+_SOME_FOLDERS = frozenset({".gguf", ".yaml", ".onnx", ".engine", ".bin"})
 
 
 async def make_visible(engine: Engine, want: ModelInput, folder: str, path: Path) -> None:
@@ -59,7 +61,7 @@ async def make_visible(engine: Engine, want: ModelInput, folder: str, path: Path
 
 def _unseen(message: str, hint: str, path: Path) -> HandlerError:
     """A name that no folder lists is the caller's; one that is not seen all the same is not."""
-    if is_model_name(path.name) and path.suffix.lower() != ".gguf":  # a node pack's own kind
+    if is_model_name(path.name) and path.suffix.lower() not in _SOME_FOLDERS:
         return InternalFault(message, hint=hint)
     return InputFailed(message, hint=hint)
 

@@ -25,15 +25,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-async def fetch_inputs(validated: Validated, job: Job, parts: Parts) -> Prepared:
+async def fetch_inputs(
+    validated: Validated, job: Job, parts: Parts, *, operator: bool = False
+) -> Prepared:
     """Get every media input and put its local name into the graph.
+
+    Args:
+        operator: the graph is the operator's, whose URLs and paths may lead anywhere.
 
     Raises:
         InputFailed: an input cannot be had, or is not what its node loads; names node and input.
         UrlNotAllowed: the address policy refuses a URL.
     """
     graph = dict(validated.graph)
-    files = MediaFiles(parts, validated.request.credentials)
+    files = MediaFiles(parts, validated.request.credentials, operator=operator)
     try:
         values = await _all(
             _resolved(item, _stem(index, item), job, parts, files)

@@ -38,7 +38,7 @@ async def prepare(
     Raises:
         HandlerError: of the first that cannot be had; the others are stopped.
     """
-    media = asyncio.create_task(fetch_inputs(validated, job, parts))
+    media = asyncio.create_task(fetch_inputs(validated, job, parts, operator=operator))
     models = asyncio.create_task(fetch_models(validated, job, parts, operator=operator))
     await _all_or_none([media, models])
     graph = with_names(media.result().graph, validated.models, models.result())

@@ -35,11 +35,17 @@ class MediaFiles:
 
     Args:
         credentials: the caller's, for the URLs they are meant for.
+        operator: the graph is the operator's, whose URLs and paths may lead anywhere.
     """
 
-    def __init__(self, parts: Parts, credentials: Sequence[Credential]) -> None:
-        self._downloader = parts.media
-        self._allowed = parts.settings.allow_paths
+    def __init__(
+        self, parts: Parts, credentials: Sequence[Credential], *, operator: bool = False
+    ) -> None:
+        settings = parts.settings
+        self._downloader = parts.operator if operator else parts.media
+        self._allowed = (Path("/"),) if operator else settings.allow_paths
+        # The operator's downloader has the limits of models, which are no media's.
+        self._most, self._limit_s = settings.max_input_mb << 20, settings.fetch_timeout_s
         self._credentials = credentials
         self._gate = asyncio.Semaphore(FETCHES_AT_ONCE)
         self._fetches: dict[str, asyncio.Task[Path]] = {}
@@ -89,7 +95,14 @@ class MediaFiles:
 
     async def _fetched(self, url: str, target: Path) -> Path:
         async with self._gate:
-            wanted = Wanted(url, target, auth=auth_for(self._credentials, url), kind="file")
+            wanted = Wanted(
+                url,
+                target,
+                auth=auth_for(self._credentials, url),
+                kind="file",
+                max_bytes=self._most,
+                total_s=self._limit_s,
+            )
             await self._downloader.download(wanted)
         return named_by_content(target)[0]
 

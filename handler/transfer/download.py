@@ -86,6 +86,8 @@ class Downloader:
             asyncio.Semaphore(self._limits.connections),
             make_room,
         )
+        # Apart: slow downloads may hold their connections for hours.
+        self._questions = asyncio.Semaphore(self._limits.connections)
         self._shared: dict[Wanted, _Shared] = {}
 
     def __repr__(self) -> str:
@@ -169,7 +171,7 @@ class Downloader:
     async def _asking(self, url: str) -> AsyncIterator[None]:
         """Hold a connection for a question; a source that draws it out must not keep that."""
         limit_s = _SILENCES * self._limits.idle_s
-        async with self._means.slots:
+        async with self._questions:
             try:
                 async with asyncio.timeout(limit_s):
                     yield

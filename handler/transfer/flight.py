@@ -190,7 +190,7 @@ class Flight:
         means = self.means
         ranges = Ranges(
             source, remote, part, limits=means.limits, slots=means.slots, threads=means.threads,
-            max_bytes=means.limits.max_bytes, shown=self.shown,
+            max_bytes=self._most(), shown=self.shown,
             check_room=lambda: means.room.check(part, self.shown),
         )  # fmt: skip
         with self._room(remote.size):
@@ -198,6 +198,11 @@ class Flight:
                 await ranges.run()
         if hasher is not None:
             await self._advance(hasher, part.length())
+
+    def _most(self) -> int | None:
+        """Give how many bytes may come from a source that does not tell."""
+        limits = (self.means.limits.max_bytes, self.wanted.most_untold)
+        return min((limit for limit in limits if limit is not None), default=None)
 
     async def _advance(self, hasher: RunningHash, upto: int) -> None:
         await self.means.threads.finish(lambda: hasher.advance(self.part, upto), abort=hasher.stop)

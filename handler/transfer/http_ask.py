@@ -36,8 +36,15 @@ class Ask:
     shown: str
 
     def full_url(self) -> httpx.URL:
-        """Give the URL with the parameters set."""
-        return self.url.copy_merge_params(self.query) if self.query else self.url
+        """Give the URL with the parameters set.
+
+        Raises:
+            InputFailed: with them it is longer than a URL may be.
+        """
+        try:
+            return self.url.copy_merge_params(self.query) if self.query else self.url
+        except httpx.InvalidURL as fault:
+            raise InputFailed(f"{self.shown}: no URL with the query of the credentials") from fault
 
     def led_to(self, location: str) -> Ask:
         """Give the request that a redirect asks for.

@@ -25,6 +25,8 @@ class Wanted:
         sha256: of the content, hexadecimal; the source's own is checked where none is given.
         size: in bytes; another one is refused before anything is fetched.
         max_bytes, total_s, tries: as in `Limits`; the downloader's own where None.
+        most_untold: the most bytes to take from a source that does not tell the size; None for
+            any. Where it tells, `make_room` has the say.
     """
 
     url: str = field(repr=False)
@@ -36,6 +38,7 @@ class Wanted:
     max_bytes: int | None = None
     total_s: float | None = None
     tries: int | None = None
+    most_untold: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,12 +62,16 @@ def _read(options: argparse.Namespace) -> tuple[Settings, Manifest]:
 
 def _places(settings: Settings) -> Places:
     from handler.engine.command import folders
+    from handler.engine.roots import candidates
     from handler.manifest.places import Places
 
     home = settings.comfy_home
     models = folders(settings, "comfyui" if home is not None else "embedded", Path()).models
     assert models is not None
-    return Places(models=models, home=home)
+    own = home / "models" if home is not None else models
+    found = candidates(settings.model_dir, own, settings.model_roots)
+    roots = (path for root in found for path in (root.path, root.path / "models"))
+    return Places(models=models, home=home, roots=tuple(roots))
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -75,8 +79,7 @@ def _check(options: argparse.Namespace) -> int:
     settings, manifest = _read(options)
     places = _places(settings)
     if settings.comfy_home is not None:
-        for model in manifest.models:
-            places.of(model)
+        places.check(manifest)
     counts = {
         "Debian packages": len(manifest.apt),
         "Python packages": len(manifest.pip),

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from aiohttp import web
+from behaviour.driving import later, wait_phase
+from contract.file_server import Trap
 from contract.graphs import empty, fine, pictures, plain, recorded, refused, save
 from contract.packs import install_pack
 from live import COMFY_HOME, LiveServer, live_server
@@ -138,6 +140,24 @@ def test_a_model_that_cannot_be_had_is_told_at_its_input(
     assert left == []
 
 
+def test_models_on_their_way_hold_nobody_up(server: LiveServer) -> None:
+    """More jobs than the engine has slots for wait for a silent source; each can be stopped."""
+    ids = [f"slow-{number}" for number in range(4)]
+    with Trap("127.0.0.1") as trap:
+        url = f"http://127.0.0.1:{trap.port}/slow.safetensors"
+        waiting = [later(server.prompt, loading(f"{url}?{name}"), id=name) for name in ids]
+        for name in ids:
+            wait_phase(server, name, "fetching")
+
+        fine(server.prompt(plain("passes")))
+
+        assert not any(answer.done() for answer in waiting)
+        for name in ids:
+            assert server.post("/interrupt", {"id": name}).json()["interrupted"] == "success"
+        bodies = [answer.result(20).json() for answer in waiting]
+    assert [body["code"] for body in bodies] == ["cancelled"] * len(ids)
+
+
 def test_an_unknown_name_is_a_fault_with_near_ones(server: LiveServer) -> None:
     """Those of the catalogue among them."""
     graph: dict[str, Any]
@@ -254,8 +274,14 @@ def test_a_checkpoint_and_a_lora_by_url_on_a_real_comfyui(
     assert again["prompt"][loader]["inputs"]["ckpt_name"] == sent
 
 
-# Loaders whose folders are empty in a new installation, and further inputs that they need.
+# Loaders, with the folders that are empty in a new installation, and further inputs they need.
 LOADERS = [
+    ("CheckpointLoader", "ckpt_name", "checkpoints", {"config_name": "v1-inference.yaml"}),
+    ("CheckpointLoaderSimple", "ckpt_name", "checkpoints", {}),
+    ("unCLIPCheckpointLoader", "ckpt_name", "checkpoints", {}),
+    ("LoraLoaderModelOnly", "lora_name", "loras", {"model": ["0", 0], "strength_model": 1.0}),
+    ("DiffControlNetLoader", "control_net_name", "controlnet", {"model": ["0", 0]}),
+    ("DualCLIPLoader", "clip_name1", "text_encoders", {"clip_name2": ..., "type": "sdxl"}),
     ("UNETLoader", "unet_name", "diffusion_models", {"weight_dtype": "default"}),
     ("CLIPLoader", "clip_name", "text_encoders", {"type": "stable_diffusion"}),
     ("TripleCLIPLoader", "clip_name1", "text_encoders", {"clip_name2": ..., "clip_name3": ...}),
@@ -289,13 +315,15 @@ def test_stock_loaders_open_what_lies_behind_a_url(
     inputs = {key: url if value is ... else value for key, value in more.items()}
     loader = {"class_type": class_type, "inputs": {name: url, **inputs}}
     graph = {"1": loader, "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}}}
+    if "model" in more:
+        graph["0"] = {"class_type": "CheckpointLoaderSimple", "inputs": {"ckpt_name": url}}
 
     answer = server.prompt(graph)
 
     body: dict[str, Any] = answer.json()
     assert (answer.status_code, body.get("code")) in {(200, None), (500, "execution_error")}, body
     root = Path(server.env["MODEL_DIR"])
-    found = [path for path in root.rglob(f"{class_type}-*") if path.is_file()]
+    found = [path for path in root.glob(f"{folder}/{class_type}-*") if path.is_file()]
     assert [path.read_bytes() for path in found] == [content]
     listed = server.get("/models").json()[folder]
     assert found[0].name in listed

@@ -157,6 +157,15 @@ async def test_a_machine_that_is_too_small_is_a_warning(tmp_path, caplog):
     assert warning in caplog.text
 
 
+async def test_a_folder_that_is_not_searched_is_a_warning(tmp_path):
+    """The file would be there, and never seen."""
+    text = "catalogue: {tiny: {url: https://e.org/x.bin, folder: chekpoints}}"
+    async with worker_with(tmp_path, text) as (handler, _, _):
+        await handler.start()
+        (warning,) = handler.health().boot["manifest"]["warnings"]
+    assert "tiny is for the folder chekpoints, which the engine does not search" in warning
+
+
 async def test_waiting_for_models_is_no_warming_up(tmp_path):
     """The engine counts both as one."""
     findings = {"phases": {"warmup_s": 9.0}}

@@ -84,6 +84,15 @@ def test_the_last_lines_are_kept(start):
     assert process.log_tail() == ["one", "two", "caf\ufffd", "unfinished"]
 
 
+def test_what_is_secret_in_urls_is_not_kept(start, caplog):
+    """ComfyUI prints the values of a graph that it refuses; neither tail nor log has them."""
+    caplog.set_level("DEBUG")
+    process = ended(start("echo \"not in list: 'http:/me:canary@x/?sig=canary' 100% a=b\""))
+
+    assert process.log_tail() == ["not in list: 'http:/…@x/?sig=…' 100% a=b"]
+    assert "canary" not in "".join(line for line in caplog.messages if "engine |" in line)
+
+
 def test_a_progress_bar_leaves_its_last_state(start):
     """Carriage returns overwrite, as on a terminal; the lines around them stay."""
     bar = "printf '\\r 0%%|'; printf '\\r50%%|##'; printf '\\r100%%|####\\n'"

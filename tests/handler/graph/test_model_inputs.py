@@ -224,6 +224,8 @@ def test_what_is_no_node_is_passed_over(info):
         ("file:///m/a.pt", True),
         ("/m/a.pt", True),
         ("ftp://h/a", True),
+        ("http:/me:secret@h/a", True),
+        ("C:/models/a.pt", False),
         ("a.pt", False),
         ("sub/a.pt", False),
         ("C:\\a.pt", False),

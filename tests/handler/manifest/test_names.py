@@ -57,6 +57,12 @@ models:
     assert list(named(text)) == ["vae/x.bin", "loras/y.bin"]
 
 
+def test_comfyuis_own_folder_counts_where_the_models_are_elsewhere():
+    """MODEL_DIR is another; a `local_path` is below COMFY_HOME all the same."""
+    text = "models: {after_start: [{url: https://e.org/x.bin, local_path: models/vae/x.bin}]}"
+    assert list(named(text, Places(models=Path("/elsewhere"), home=HOME))) == ["vae/x.bin"]
+
+
 def test_what_lies_in_no_model_folder_has_no_name():
     """A node pack's own file, one beside the folders, one whose place is not known."""
     text = """

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from handler.manifest.faults import InstallFailed
+from handler.manifest.faults import InstallFailed, ManifestInvalid
 from handler.manifest.places import Places, check_folder, check_local_path
 from handler.manifest.records import ModelFile
+from handler.manifest.schema import parse_manifest
 
 HOME = Path("/srv/ComfyUI")
 PLACES = Places(models=HOME / "models", home=HOME, roots=(Path("/volume"),))
@@ -37,6 +38,22 @@ def test_paths_outside_are_refused(given):
     with pytest.raises(InstallFailed, match="outside") as caught:
         PLACES.of(model(given))
     assert "/volume" in caught.value.hint
+
+
+def test_all_that_lie_outside_are_told_with_their_lines():
+    """At once, as every other fault of a manifest."""
+    text = """
+models:
+  before_start:
+    - {url: https://e.org/a.bin, local_path: /etc/a.bin}
+    - {url: https://e.org/b.bin, folder: vae}
+  after_start:
+    - {url: https://e.org/c.bin, local_path: /etc/c.bin}
+"""
+    with pytest.raises(ManifestInvalid) as caught:
+        PLACES.check(parse_manifest(text))
+    assert [fault.line for fault in caught.value.faults] == [4, 7]
+    assert "allowed: /srv/ComfyUI" in caught.value.message
 
 
 def test_folders_are_those_of_the_models():

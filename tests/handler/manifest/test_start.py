@@ -211,7 +211,7 @@ def test_the_manifest_of_a_site_is_read_and_its_folders_are_made(tmp_path):
         (
             '{"models": {"before_start": [{"url": "https://e.org/a", "local_path": "/etc/a"}]}}',
             {},
-            "line 1: local_path '/etc/a' is outside",
+            "line 1, models: local_path '/etc/a' is outside",
         ),
         (
             '{"models": {"before_start": [{"url": "https://e.org/a.b", "folder": "vae"}]}}',

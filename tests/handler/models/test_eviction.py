@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -47,6 +48,23 @@ async def test_what_was_used_longest_ago_goes_first(index, tmp_path):
     assert sorted(path.name for path in index.folder.iterdir()) == [
         *("i0.json", "i0.pt", "i3.json", "i3.pt")
     ]
+
+
+@pytest.mark.parametrize("short", [False, True])
+async def test_what_others_began_does_not_keep_the_disk_full(index, tmp_path, short):
+    """Without a budget as well; where there is room enough it waits to be taken up."""
+    incoming = Incoming(tmp_path)
+    for name in ("left", "mine"):
+        (incoming.root / name).mkdir(parents=True)
+        (incoming.root / name / ".m.part").write_bytes(b"x" * 9000)
+    free = shutil.disk_usage(tmp_path).free
+
+    async with incoming.locked(incoming.root / "mine"):
+        evictor = Evictor(index, Pins(), incoming, 0)
+        await evictor.make_room(incoming.root / "mine", free if short else 0)
+
+    assert (incoming.root / "left").exists() is not short
+    assert (incoming.root / "mine").exists()
 
 
 async def test_the_last_use_by_another_worker_counts(index, tmp_path):

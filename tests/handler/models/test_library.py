@@ -22,8 +22,9 @@ from handler.errors import (
     InvalidPayload,
     UrlNotAllowed,
 )
+from handler.models.library import ModelLibrary
 from handler.models.records import ModelSource, Named
-from handler.models.store import NameTaken
+from handler.models.store import NameTaken, Store
 from handler.settings import Settings
 
 CONTENT = safetensors(3000)
@@ -367,6 +368,36 @@ async def test_lists_are_kept_until_the_engine_boots_again(tmp_path):
 
     assert (await parts.models.listings())["loras"] == []
     assert (await parts.models.listings(fresh=True))["loras"] == ["a.pt"]
+
+
+class Asked:
+    """An engine whose lists take a moment, and which knows what it was asked for."""
+
+    def __init__(self, engine):
+        self._engine = engine
+        self.folders = []
+
+    async def model_folders(self):
+        return await self._engine.model_folders()
+
+    async def models_in(self, folder):
+        self.folders.append(folder)
+        await asyncio.sleep(0)
+        return await self._engine.models_in(folder)
+
+
+async def test_jobs_that_come_at_once_share_a_reading_of_the_lists(tmp_path):
+    """One that has begun before is too old for who comes later; a second one serves them all."""
+    engine = Asked(parts_for(tmp_path).engine)
+    library = ModelLibrary(Store(tmp_path / "store"), engine)
+
+    first = asyncio.create_task(library.listings(fresh=True))
+    while not engine.folders:
+        await asyncio.sleep(0)
+    found = await asyncio.gather(*(library.listings(fresh=True) for _ in range(50)))
+
+    assert all(one == found[0] for one in [*found, await first])
+    assert engine.folders.count("loras") == 2
 
 
 async def test_an_engine_that_is_down_meanwhile_keeps_no_model_away(tmp_path, host):

@@ -34,6 +34,7 @@ def test_plain_names_are_taken_as_they_are(name):
     [
         ("", "empty"),
         ("../a.safetensors", "/"),
+        ("comfyfn-probe-a.pt", "no models"),
         ("a/b.pt", "/"),
         ("a\\b.pt", r"\\"),
         ("C:a.pt", ":"),
@@ -95,6 +96,7 @@ def test_a_published_name_is_of_the_content():
         ("https://x/", "", b"", "", "model.bin"),
         ("https://x/a%2F..%2Fe%0Avil.pt", "", b"", "", "e_vil.pt"),
         ("https://x/a", "...con.pt", b"", "", "_con.pt"),
+        ("https://x/a", "comfyfn-probe-a.pt", b"", "", "_comfyfn-probe-a.pt"),
         ("https://x/a", 'q"?<.safetensors', b"", "", "q___.safetensors"),
         ("http://[", "", b"", "", "model.bin"),
     ],

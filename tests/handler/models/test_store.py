@@ -217,6 +217,16 @@ async def test_a_file_over_the_whole_budget_is_refused_and_costs_nobody_theirs(h
         assert [entry.leaf for entry in store.entries()] == ["a.safetensors"]
 
 
+async def test_a_source_without_end_does_not_go_over_the_budget(host, tmp_path):
+    """It tells no size that could be refused."""
+    url = host.put("/m.pt", bytes(3_000_000), length=-1, ranges=False)
+    small = host.put("/s.pt", bytes(1_000_000), length=-1, ranges=False)
+    async with opened(tmp_path, budget=2_000_000) as store:
+        with pytest.raises(InputFailed, match="larger than 2000000 bytes"):
+            await store.get(ModelSource(url=url), "a")
+        assert (await store.get(ModelSource(url=small), "a")).bytes == 1_000_000
+
+
 async def test_a_smaller_budget_holds_from_the_start(host, tmp_path):
     """The oldest by their last use go when the store is opened."""
     async with opened(tmp_path) as store:

@@ -16,6 +16,7 @@ from handler.pipeline.fetch_inputs import fetch_inputs
 from handler.pipeline.media_files import FETCHES_AT_ONCE
 from handler.pipeline.validate import validate
 from handler.records import JOBS_FOLDER
+from handler.settings import Settings
 
 OWN = f"{JOBS_FOLDER}/uid"
 DATA_URI = "data:image/png;base64," + base64.b64encode(PIXEL).decode()
@@ -192,6 +193,24 @@ async def test_an_input_that_cannot_be_had_names_its_node(tmp_path, value, said)
     error = caught.value
     assert (error.location, error.node_id) == ("prompt.1.inputs.image", "1")
     assert (error.class_type, error.node_title) == ("LoadImage", "in")
+
+
+async def test_a_graph_of_the_operators_may_name_any_address_and_path(tmp_path):
+    """The warmup's picture may lie where no caller gets to."""
+    picture_here = tmp_path / "elsewhere" / "a.png"
+    picture_here.parent.mkdir()
+    picture_here.write_bytes(PIXEL)
+    parts = parts_in(tmp_path, Settings(url_allow_hosts="nobody.invalid"))
+    async with files_server(picture) as url:
+        job = received(loading(f"{url}/a", str(picture_here)))
+        validated = await validate(job, parts)
+        with pytest.raises(InputFailed):
+            await fetch_inputs(validated, job.job, parts)
+        await fetch_inputs(validated, job.job, parts, operator=True)
+
+    files = sorted(parts.engine.files.inputs_of("uid").iterdir())
+    assert [file.name for file in files] == ["000_1_image.png", "001_2_image.png"]
+    assert [file.read_bytes() for file in files] == [PIXEL, PIXEL]
 
 
 async def test_an_address_that_is_refused_names_its_node(tmp_path):

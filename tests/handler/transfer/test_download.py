@@ -698,6 +698,22 @@ async def test_a_question_that_is_drawn_out_is_ended(host, make):
             assert caught.value.retryable
 
 
+async def test_slow_downloads_keep_no_question_waiting(host, make, tmp_path):
+    """Who may have what is here already is told while all connections are held."""
+    go = asyncio.Event()
+    host.put("/slow", SMALL, pause=lambda _: go.wait())
+    host.put("/m", SMALL)
+    downloader = make(connections=1)
+    slow = asyncio.create_task(downloader.download(Wanted(host.url("/slow"), tmp_path / "s")))
+    while not host.requests:
+        await asyncio.sleep(0)
+
+    await downloader.check_access(host.url("/m"))
+    assert (await downloader.stat(host.url("/m"))).size == len(SMALL)
+    go.set()
+    await slow
+
+
 async def test_what_nobody_took_up_for_a_week_goes_with_the_next_download(host, make, tmp_path):
     """Into the same folder; what is younger stays for another try."""
     for name, days in (("old", 8), ("young", 6)):

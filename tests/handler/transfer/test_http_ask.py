@@ -58,3 +58,11 @@ def test_redirects_to_anything_else_are_refused(location, told):
 def test_a_request_shows_no_secret():
     """Whoever logs it."""
     assert "canary4711" not in repr(asked())
+
+
+def test_a_query_that_no_url_can_have_is_told():
+    """It is the caller's, and secret."""
+    ask = Ask(httpx.URL("https://e.org/a"), {}, {"key": "canary4711" * 20_000}, "e.org/a")
+    with pytest.raises(InputFailed, match="no URL with the query") as caught:
+        ask.full_url()
+    assert "canary" not in str(caught.value.envelope())

@@ -36,7 +36,7 @@ def home(tmp_path, monkeypatch):
         subprocess.run(["git", *words], cwd=pack, env=env, check=True, timeout=30)
     made = [str(find_uv()), "venv", "--quiet", "--python", sys.executable, str(comfy / ".venv")]
     subprocess.run(made, check=True, timeout=60)
-    for name in ("MANIFEST", "MANIFEST_JSON", "COMFY_PYTHON", "MODEL_DIR"):
+    for name in ("MANIFEST", "MANIFEST_JSON", "COMFY_PYTHON", "MODEL_DIR", "MODEL_ROOTS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("COMFY_HOME", str(comfy))
     manifest = tmp_path / "m.yaml"
@@ -61,6 +61,19 @@ def test_check_tells_every_fault_with_its_line(home, capsys):
     """One that is not ends with status 1."""
     assert main(["manifest", "check", str(home / "m.yaml")]) == 1
     assert "line 1, custom_nodes[0]" in capsys.readouterr().err
+
+
+def test_check_knows_the_roots_that_a_start_would_know(home, capsys, monkeypatch):
+    """A `local_path` may be on a volume; what is nowhere is told for all of them at once."""
+    entries = [f"{{url: https://e.org/{n}, local_path: {home}/volume/vae/{n}}}" for n in "ab"]
+    path = home / "v.yaml"
+    path.write_text("models:\n  before_start:\n" + "".join(f"    - {e}\n" for e in entries))
+    assert main(["manifest", "check", str(path)]) == 1
+    said = capsys.readouterr().err
+    assert "line 3" in said
+    assert "line 4" in said
+    monkeypatch.setenv("MODEL_ROOTS", str(home / "volume"))
+    assert main(["manifest", "check", str(path)]) == 0
 
 
 def test_manifest_of_the_environment_is_taken(home, capsys, monkeypatch):
