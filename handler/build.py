@@ -81,7 +81,7 @@ def build_handler(
         media=media,
         downloader=downloader,
         operator=operator,
-        models=ModelLibrary(store, engine, named),
+        models=ModelLibrary(store, engine, named, operator),
         scratch=site.scratch,
     )
     return Handler(parts, start)

@@ -74,7 +74,7 @@ def parts_in(
         media=media,
         downloader=downloader,
         operator=operator,
-        models=ModelLibrary(store, in_memory, catalogue),
+        models=ModelLibrary(store, in_memory, catalogue, operator),
         scratch=scratch,
     )
 

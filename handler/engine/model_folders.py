@@ -58,14 +58,6 @@ class ModelFolders:
                 continue  # longer than any file system takes
         return None
 
-    def owner_of(self, path: Path) -> tuple[str, str] | None:
-        """Give folder and file name of a path that the engine would find; None for others."""
-        for name, folders in self.paths.items():
-            for folder in folders:
-                if path.is_relative_to(folder) and path != folder:
-                    return name, path.relative_to(folder).as_posix()
-        return None
-
 
 def _can_write(path: Path) -> bool:
     there = path

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from handler.models.records import Named
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from handler.manifest.places import Places
     from handler.manifest.records import Manifest, ModelFile
 
@@ -30,7 +32,8 @@ def named_models(manifest: Manifest, places: Places | None) -> dict[str, Named]:
     for model in manifest.models:
         place = _place(model, places)
         if place is not None:
-            found[f"{place[0]}/{place[1]}"] = _named(model, *place)
+            path = places.of(model) if places is not None else None
+            found[f"{place[0]}/{place[1]}"] = _named(model, *place, path)
     return found
 
 
@@ -51,7 +54,7 @@ def _place(model: ModelFile, places: Places | None) -> tuple[str, str] | None:
     return None
 
 
-def _named(model: ModelFile, folder: str, filename: str) -> Named:
+def _named(model: ModelFile, folder: str, filename: str, path: Path | None = None) -> Named:
     return Named(
         names=(model.name or PurePosixPath(filename).name, *model.aliases),
         urls=model.urls,
@@ -59,4 +62,5 @@ def _named(model: ModelFile, folder: str, filename: str) -> Named:
         filename=filename,
         sha256=model.sha256,
         size=model.size,
+        path=path,
     )

@@ -44,6 +44,11 @@ class Catalogue:
         fitting = (named for named in found if _folder(named) in folders)
         return next(fitting, found[0] if found else None)
 
+    def find_url(self, url: str, folders: Collection[str]) -> Named | None:
+        """Give the model for those folders that the operator fetches from a URL."""
+        every = (named for same in self._by_name.values() for named in same)
+        return next((n for n in every if url in n.urls and _folder(n) in folders), None)
+
     def check_free(self, folder: str, name: str, source: ModelSource, stored: Stored) -> None:
         """Keep callers from putting another file where a model of the operator's is expected.
 

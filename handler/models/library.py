@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from handler.credentials import auth_for
 from handler.errors import HandlerError, InputFailed
 from handler.graph.model_inputs import is_model_url, is_probe
+from handler.models.by_name import OperatorModels
 from handler.models.catalogue import LEGACY, Catalogue
 from handler.models.names import check_filename, published_name
 from handler.models.places import (
@@ -25,6 +26,7 @@ from handler.models.places import (
 )
 from handler.models.records import ModelSource
 from handler.models.visible import find_folder, make_listed, make_visible, model_suffix
+from handler.transfer.verify import check_safetensors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -35,9 +37,11 @@ if TYPE_CHECKING:
     from handler.graph.model_inputs import ModelInput
     from handler.models.records import Named, Stored
     from handler.models.store import Store
+    from handler.transfer.download import Downloader
     from handler.transfer.records import OnProgress
 
 log = logging.getLogger("comfyfn.models")
+SAFETENSORS = frozenset({".safetensors", ".sft"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +70,18 @@ class ModelLibrary:
 
     Args:
         catalogue: models of the operator's by name; each may stand there under several names.
+        operator: brings those that the manifest brings, too.
     """
 
     def __init__(
-        self, store: Store, engine: Engine, catalogue: Mapping[str, Named] | None = None
+        self,
+        store: Store,
+        engine: Engine,
+        catalogue: Mapping[str, Named] | None = None,
+        operator: Downloader | None = None,
     ) -> None:
         self._store = store
+        self._operators = OperatorModels(store, operator)
         self._engine = engine
         self._catalogue = Catalogue((catalogue or {}).values())
         # (class, input) -> folder, where that had to be found out.
@@ -144,11 +154,14 @@ class ModelLibrary:
             if want.listed:
                 await self._hold_listed(want, owner)
                 return want.value
+            named = self._meant(want)
+            if named is not None:
+                return await self._by_name(want, named, owner, on_progress)
             if is_model_url(want.value):
                 auth = auth_for(credentials, want.value)
                 source = ModelSource(url=want.value, auth=auth, operator=operator)
                 return await self._by_url(want, source, owner, on_progress)
-            return await self._by_name(want, owner, on_progress)
+            raise InputFailed(f'"{want.value[:200]}" is neither listed nor in the catalogue')
         except HandlerError as fault:
             raise _placed(fault, want) from fault
 
@@ -179,6 +192,7 @@ class ModelLibrary:
             check_filename(filename)
         stored = await self._store.get(source, owner, on_progress)
         leaf = filename or stored.leaf
+        await self._check_named(stored, leaf)
         path = root / leaf
         if folders.locate(name, leaf) is None:  # else its bytes are compared
             self._catalogue.check_free(name, leaf, source, stored)
@@ -233,10 +247,18 @@ class ModelLibrary:
         self._noted(folder, path.name)
         return path.name
 
-    async def _by_name(self, want: ModelInput, owner: str, on_progress: OnProgress | None) -> str:
-        named = self._catalogue.find(want.value, want.folders)
-        if named is None:
-            raise InputFailed(f'"{want.value[:200]}" is neither listed nor in the catalogue')
+    def _meant(self, want: ModelInput) -> Named | None:
+        """Give the operator's model that is meant: by name, or by its own URL.
+
+        Whoever knows that URL may have the file by its name as well.
+        """
+        if is_model_url(want.value):
+            return self._catalogue.find_url(want.value, want.folders)
+        return self._catalogue.find(want.value, want.folders)
+
+    async def _by_name(
+        self, want: ModelInput, named: Named, owner: str, on_progress: OnProgress | None
+    ) -> str:
         folders = await self._engine.model_folders()
         check_shared(folders)
         folder = LEGACY.get(named.folder, named.folder)
@@ -253,29 +275,13 @@ class ModelLibrary:
                 blame="image",
             )
         if path is None:
-            path = root_of(folders, folder) / named.filename
-            stored = await self._first_of(named, owner, on_progress)
-            await self._store.publish(stored, path)
+            place = root_of(folders, folder) / named.filename
+            path = await self._operators.bring(named, place, owner, on_progress)
         else:
             self._store.use(path, owner)
         await make_visible(self._engine, want, folder, path)
         self._noted(folder, named.filename)
         return named.filename
-
-    async def _first_of(self, named: Named, owner: str, on_progress: OnProgress | None) -> Stored:
-        """Get a model from the first of its URLs that has it."""
-        suffix = Path(named.filename).suffix
-        first: HandlerError | None = None
-        for url in named.urls:
-            source = ModelSource(
-                url=url, sha256=named.sha256, size=named.size, operator=True, suffix=suffix
-            )
-            try:
-                return await self._store.get(source, owner, on_progress)
-            except HandlerError as fault:
-                log.warning("a URL of %s fails: %s", named.names[0], fault)
-                first = first or fault
-        raise first or InputFailed(f"the catalogue has no URL of {named.names[0]}", blame="image")
 
     async def _one_folder(self, want: ModelInput) -> str:
         if len(want.folders) == 1:
@@ -290,6 +296,11 @@ class ModelLibrary:
                 )
             self._learnt[place] = found
         return self._learnt[place]
+
+    async def _check_named(self, stored: Stored, leaf: str) -> None:
+        """Have nothing stand as a safetensors file that is none: its URL may have told nothing."""
+        if Path(leaf).suffix.lower() in SAFETENSORS:
+            await asyncio.to_thread(check_safetensors, stored.path, leaf)
 
     @contextlib.asynccontextmanager
     async def _published(self, stored: Stored, path: Path) -> AsyncIterator[None]:

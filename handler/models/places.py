@@ -87,5 +87,5 @@ def whole_repository() -> InputFailed:
     """Say that no URL of one file brings a folder of many."""
     return InputFailed(
         "diffusers are folders of many files, which no URL of one file brings",
-        hint="have the manifest clone the repository into models/diffusers, and send its name",
+        hint="have the manifest bring each file, with `folder: diffusers` and `filename: NAME/...`",
     )

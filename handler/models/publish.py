@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("comfyfn.models")
 
 _TRIES = 5
+MOST_LINKS = 16
 # Another disk, or one that has no hard links, no more of them, or none to this file.
 _NO_HARD_LINK = frozenset(
     (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
@@ -34,6 +35,13 @@ class NameTaken(CallerError):
     status = 409
 
 
+class TooManyNames(CallerError):
+    """A model has more names than anybody needs: each makes the engine's lists longer."""
+
+    code = "too_many_names"
+    status = 409
+
+
 def link(item: Item, target: Path) -> bool:
     """Make `target` lead to an item's file. Blocking: two large files may be compared.
 
@@ -42,8 +50,16 @@ def link(item: Item, target: Path) -> bool:
 
     Raises:
         NameTaken: another file is there.
+        TooManyNames: the item has as many links in that folder as it may have.
         InternalFault: the folder cannot be written, or the object vanished.
     """
+    there = {path for path in item.links if path.parent == target.parent}
+    if len(there) >= MOST_LINKS and target not in there:
+        raise TooManyNames(
+            f"{item.leaf} has {len(there)} names in {target.parent.name} already",
+            hint="use one of them",
+            details={"names": sorted(path.name for path in there)},
+        )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(_TRIES):

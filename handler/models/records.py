@@ -63,6 +63,7 @@ class Named:
         urls: where it may be fetched, best first; the operator's.
         folder: a model folder of the engine's, as `checkpoints`.
         filename: its name there, maybe with subfolders.
+        path: where the manifest brings it; None for one that is fetched when it is asked for.
     """
 
     names: tuple[str, ...]
@@ -71,3 +72,4 @@ class Named:
     filename: str
     sha256: str | None = None
     size: int | None = None
+    path: Path | None = None

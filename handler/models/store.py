@@ -172,6 +172,7 @@ class Store:
 
         Raises:
             NameTaken: there is another file by this name.
+            TooManyNames: the model has as many as it may have.
             InternalFault: the folder cannot be written.
         """
         item = self._index.get(stored.key)

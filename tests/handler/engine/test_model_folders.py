@@ -79,11 +79,3 @@ def test_files_are_found_as_the_engine_finds_them(folders, tmp_path):
 def test_names_that_lead_outside_are_no_files(folders, name):
     """A name is looked for below the folder and nowhere else."""
     assert folders.locate("checkpoints", name) is None
-
-
-def test_a_path_is_told_by_folder_and_name(folders, tmp_path):
-    """The other way round: what would the engine call this file?"""
-    path = tmp_path / "a" / "loras" / "sub" / "x.pt"
-    assert folders.owner_of(path) == ("loras", "sub/x.pt")
-    assert folders.owner_of(tmp_path / "a" / "loras") is None
-    assert folders.owner_of(tmp_path / "elsewhere" / "x.pt") is None

@@ -26,6 +26,8 @@ from handler.models.library import ModelLibrary
 from handler.models.records import ModelSource, Named
 from handler.models.store import NameTaken, Store
 from handler.settings import Settings
+from handler.transfer.records import Wanted
+from handler.transfer.verify import Corrupt
 
 CONTENT = safetensors(3000)
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -297,6 +299,60 @@ async def test_a_file_that_no_folder_lists_is_the_callers_and_does_not_stay(tmp_
     assert not [*(tmp_path / "models" / "loras").iterdir()]
     again = await parts.models.add(source, "loras", "m.safetensors", "owner")
     assert not again.fetched
+
+
+async def test_what_is_called_safetensors_is_one(tmp_path, host):
+    """The URL did not say so, hence nobody looked when it came."""
+    parts = parts_for(tmp_path)
+    source = ModelSource(url=host.put("/m.pt", b"pickled" * 100))
+
+    with pytest.raises(Corrupt, match=r"mine\.safetensors"):
+        await parts.models.add(source, "loras", "mine.safetensors", "owner")
+    added = await parts.models.add(source, "loras", "mine.pt", "owner")
+    assert added.filename == "mine.pt"
+
+
+async def test_a_url_of_the_operators_is_that_model(tmp_path, host):
+    """It has its name and its place already, and is not had twice."""
+    url = host.put("/xl.safetensors", CONTENT)
+    parts = parts_for(tmp_path, named(url))
+
+    names = [await resolved(parts, "CheckpointLoader", ckpt_name=name) for name in ("xl", url)]
+
+    assert names == ["sub/sd_xl.safetensors"] * 2
+    assert host.served == len(CONTENT)
+    elsewhere = await resolved(parts, "LoraLoader", lora_name=url)
+    assert elsewhere not in names
+
+
+async def test_what_the_manifest_is_bringing_is_waited_for(tmp_path, host):
+    """By name and by URL: the bytes come once, to the manifest's own place."""
+    url = host.put("/late.safetensors", CONTENT)
+    place = tmp_path / "models" / "checkpoints" / "late.safetensors"
+    brought = named(url, names=("late",), filename="late.safetensors", path=place)
+    parts = parts_for(tmp_path, brought)
+    step = asyncio.create_task(parts.operator.download(Wanted(url, place)))
+    await asyncio.sleep(0)
+
+    names = await asyncio.gather(
+        resolved(parts, "CheckpointLoader", ckpt_name="late"),
+        resolved(parts, "CheckpointLoader", ckpt_name=url),
+    )
+
+    assert names == ["late.safetensors"] * 2
+    assert (await step).path.read_bytes() == CONTENT
+    assert host.served == len(CONTENT)
+
+
+async def test_a_model_of_the_operators_that_is_not_to_be_had_is_the_images_fault(tmp_path, host):
+    """The caller did not choose its URL, and has no token for it."""
+    url = host.put("/xl.safetensors", CONTENT).replace("/xl", "/gone")
+    parts = parts_for(tmp_path, named(url))
+
+    with pytest.raises(HandlerError, match="sdxl, a model of the manifest, cannot be had") as told:
+        await resolved(parts, "CheckpointLoader", ckpt_name="xl")
+    assert told.value.blame == "image"
+    assert "manifest" in told.value.hint
 
 
 async def test_a_file_is_added_to_a_folder(tmp_path, host):

@@ -9,7 +9,7 @@ import pytest
 
 from handler.errors import InternalFault
 from handler.models.item import Item
-from handler.models.publish import NameTaken, link
+from handler.models.publish import MOST_LINKS, NameTaken, TooManyNames, link
 
 BODY = b"x" * 5000
 
@@ -52,6 +52,17 @@ def test_a_symbolic_link_across_disks(item, tmp_path):
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
+
+
+def test_a_file_has_only_so_many_names_in_a_folder(item, tmp_path):
+    """Every one makes the engine's lists longer; in another folder it may have more."""
+    loras, vae = tmp_path / "loras", tmp_path / "vae"
+    item.links = {loras / f"{n}.pt" for n in range(MOST_LINKS)}
+    assert link(item, loras / "0.pt")
+    assert link(item, vae / "m.pt")
+    with pytest.raises(TooManyNames, match="16 names in loras") as caught:
+        link(item, loras / "m.pt")
+    assert "0.pt" in caught.value.details["names"]
 
 
 def test_the_same_bytes_may_have_the_name(item, tmp_path):
