@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from handler.credentials import auth_for
 from handler.errors import HandlerError, InputFailed
-from handler.graph.model_inputs import is_model_url, is_probe
+from handler.graph.model_inputs import is_model_url
 from handler.models.by_name import OperatorModels
 from handler.models.catalogue import LEGACY, Catalogue
+from handler.models.listings import Listings
 from handler.models.names import check_filename, published_name
 from handler.models.places import (
     REPOSITORIES,
@@ -24,6 +25,7 @@ from handler.models.places import (
     root_of,
     whole_repository,
 )
+from handler.models.publish import taken_elsewhere
 from handler.models.records import ModelSource
 from handler.models.visible import find_folder, make_listed, make_visible, model_suffix
 from handler.transfer.verify import check_safetensors
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
 
     from handler.credentials import Credential
     from handler.engine.base import Engine
-    from handler.engine.model_folders import ModelFolders
     from handler.graph.model_inputs import ModelInput
     from handler.models.records import Named, Stored
     from handler.models.store import Store
@@ -86,10 +87,7 @@ class ModelLibrary:
         self._catalogue = Catalogue((catalogue or {}).values())
         # (class, input) -> folder, where that had to be found out.
         self._learnt: dict[tuple[str, str], str] = {}
-        self._listings: dict[str, list[str]] = {}
-        self._listed_for: ModelFolders | None = None
-        self._listing = asyncio.Lock()
-        self._lists_begun = 0
+        self._lists = Listings(engine)
 
     def __repr__(self) -> str:
         return f"<ModelLibrary {len(self.known)} names>"
@@ -112,25 +110,7 @@ class ModelLibrary:
         Raises:
             NotReady: the engine has not booted yet.
         """
-        folders = await self._engine.model_folders()
-        if fresh or self._listed_for is not folders:
-            await self._list_anew(folders)
-        return self._listings
-
-    async def _list_anew(self, folders: ModelFolders) -> None:
-        """Read the lists, of which jobs that come at once share one: each is many requests."""
-        before = self._lists_begun
-        async with self._listing:
-            if self._lists_begun > before and self._listed_for is folders:
-                return  # it began after it was asked for here
-            self._lists_begun += 1
-            names = folders.names
-            listed = await asyncio.gather(*map(self._files_in, names))
-            if names and all(files is None for files in listed):
-                return  # the engine is down: what was last known
-            known = zip(names, listed, strict=True)
-            self._listings = {name: files or [] for name, files in known}
-            self._listed_for = folders
+        return await self._lists.get(fresh=fresh)
 
     async def resolve(
         self,
@@ -194,11 +174,19 @@ class ModelLibrary:
         leaf = filename or stored.leaf
         await self._check_named(stored, leaf)
         path = root / leaf
-        if folders.locate(name, leaf) is None:  # else its bytes are compared
-            self._catalogue.check_free(name, leaf, source, stored)
-        async with self._published(stored, path):
-            await make_listed(self._engine, name, path)
-        self._noted(name, leaf)
+        searched = folders.paths.get(name, ())
+        there = await asyncio.to_thread(taken_elsewhere, searched, path, stored.path)
+        if there is None:
+            if folders.locate(name, leaf) is None:  # else its bytes are compared
+                self._catalogue.check_free(name, leaf, source, stored)
+            try:
+                async with self._published(stored, path):
+                    await make_listed(self._engine, name, path)
+            except InputFailed as fault:
+                fault.location = fault.location or "filename"
+                raise
+        path = there or path
+        self._lists.note(name, leaf)
         return Added(name, leaf, path, stored.bytes, time.monotonic() - begun, stored.fetched)
 
     async def hold(self, folder: str, filename: str, owner: str) -> bool:
@@ -209,14 +197,6 @@ class ModelLibrary:
     def release(self, owner: str) -> None:
         """Let go of everything that was kept for an owner."""
         self._store.release(owner)
-
-    async def _files_in(self, folder: str) -> list[str] | None:
-        try:
-            listed = await self._engine.models_in(folder)
-        except HandlerError as fault:  # one bad folder must not keep graphs without models
-            log.warning("the engine does not list its model folder %s: %s", folder, fault)
-            return None
-        return [name for name in listed if not is_probe(name)]
 
     # -- ways -------------------------------------------------------------------------------------
 
@@ -244,7 +224,7 @@ class ModelLibrary:
         path = root / published_name(stored.leaf, stored.key)
         async with self._published(stored, path):
             await make_visible(self._engine, want, folder, path)
-        self._noted(folder, path.name)
+        self._lists.note(folder, path.name)
         return path.name
 
     def _meant(self, want: ModelInput) -> Named | None:
@@ -280,7 +260,7 @@ class ModelLibrary:
         else:
             self._store.use(path, owner)
         await make_visible(self._engine, want, folder, path)
-        self._noted(folder, named.filename)
+        self._lists.note(folder, named.filename)
         return named.filename
 
     async def _one_folder(self, want: ModelInput) -> str:
@@ -312,11 +292,6 @@ class ModelLibrary:
             if made:
                 self._store.withdraw(stored, path)
             raise
-
-    def _noted(self, folder: str, name: str) -> None:
-        listed = self._listings.setdefault(folder, [])
-        if name not in listed:
-            listed.append(name)
 
 
 def _placed(fault: HandlerError, want: ModelInput) -> HandlerError:

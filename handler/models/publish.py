@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from handler.errors import CallerError, InternalFault
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from handler.models.item import Item
@@ -116,6 +117,34 @@ def _leads_to(item: Item, target: Path) -> bool:
     if not filecmp.cmp(item.path, target, shallow=False):
         raise _taken(target)
     return False
+
+
+def taken_elsewhere(searched: Iterable[Path], target: Path, content: Path) -> Path | None:
+    """Look for a name in the other folders that are searched together with its own. Blocking.
+
+    A second file of that name would stand before the first, or behind it.
+
+    Args:
+        searched: the folders, as the engine searches them.
+        target: where the name is to be, in one of them.
+        content: the bytes that it is to have.
+
+    Returns:
+        Where the same bytes have that name already; None where nothing has it.
+
+    Raises:
+        NameTaken: other bytes have it.
+    """
+    own = next((folder for folder in searched if target.is_relative_to(folder)), target.parent)
+    name = target.relative_to(own)
+    for other in (folder / name for folder in searched if folder != own):
+        if not other.exists():
+            continue
+        same = other.is_file() and other.stat().st_size == content.stat().st_size
+        if not same or not filecmp.cmp(content, other, shallow=False):
+            raise _taken(other)
+        return other
+    return None
 
 
 def _taken(target: Path) -> NameTaken:

@@ -81,11 +81,6 @@ class AzureSource:
         """Begin reading a part; documented at the port."""
         return await open_http(remote, start, end)
 
-    async def check_access(self, url: str, auth: Auth | None) -> None:
-        """Ask for one byte; documented at the port."""
-        http, ask = await self._signed(url, auth)
-        await http.check_ask(ask)
-
     async def release(self, remote: Remote) -> None:
         """Close its connections; documented at the port."""
         release_http(remote)

@@ -106,20 +106,13 @@ class Source(Protocol):
         Args:
             start, end: the first run of bytes that is missing here: `Remote.first` begins there
                 where it can, and brings no more than that.
-            parts: False to have the file in one go, for a source whose parts are no good.
+            parts: False to have the file in one go, from the source itself: for one whose parts,
+                or what is kept of them, are no good.
 
         Raises:
             AccessDenied: the credentials are not the right ones.
             UrlNotAllowed: the address policy refuses where it leads.
             InputFailed: no such file (blame caller), or the source is out of order (retryable).
-        """
-        ...
-
-    async def check_access(self, url: str, auth: Auth | None) -> None:
-        """Make sure that who asks may read the file, without reading it.
-
-        Raises:
-            As `stat`.
         """
         ...
 
@@ -146,11 +139,15 @@ class RangeSource(Source, Protocol):
 class FileSource(Source, Protocol):
     """A source that brings whole files by its own means."""
 
-    async def bring(self, remote: Remote, part: Path, tell: Callable[[int], None]) -> None:
+    async def bring(self, remote: Remote, part: Path, tell: Callable[[int], None]) -> int:
         """Make `part` the file: a link to it or a copy. `part` does not exist before.
 
         Args:
             tell: called with the bytes that are here so far, from any thread.
+
+        Returns:
+            How many bytes are from a cache: where they are no good, the file is asked for again,
+            past the cache (`stat` without parts).
 
         Raises:
             As `stat`.

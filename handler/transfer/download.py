@@ -32,6 +32,7 @@ from handler.transfer.records import (
     Wanted,
 )
 from handler.transfer.room import Room, storing_fault
+from handler.transfer.slots import Slots
 from handler.transfer.threads import Threads, ended
 from handler.transfer.verify import check_file, check_told, sha256_of
 
@@ -83,11 +84,11 @@ class Downloader:
             self._limits,
             self._threads,
             Room(self._limits.spare_disk),
-            asyncio.Semaphore(self._limits.connections),
+            Slots(self._limits.connections, self._limits.per_host),
             make_room,
         )
         # Apart: slow downloads may hold their connections for hours.
-        self._questions = asyncio.Semaphore(self._limits.connections)
+        self._questions = Slots(self._limits.connections, self._limits.per_host)
         self._shared: dict[Wanted, _Shared] = {}
 
     def __repr__(self) -> str:
@@ -151,16 +152,6 @@ class Downloader:
         if isinstance(source, Admitting):
             await source.admit(url)
 
-    async def check_access(self, url: str, auth: Auth | None = None) -> None:
-        """Make sure that who asks may read a file that is here already.
-
-        Raises:
-            AccessDenied: they may not.
-            InputFailed, UrlNotAllowed: as `download`.
-        """
-        async with self._asking(url):
-            await self._pick(url).check_access(url, auth)
-
     async def close(self) -> None:
         """End what is under way; what is on disk stays for another try."""
         for wanted, shared in list(self._shared.items()):
@@ -171,7 +162,7 @@ class Downloader:
     async def _asking(self, url: str) -> AsyncIterator[None]:
         """Hold a connection for a question; a source that draws it out must not keep that."""
         limit_s = _SILENCES * self._limits.idle_s
-        async with self._questions:
+        async with self._questions.of(url):
             try:
                 async with asyncio.timeout(limit_s):
                     yield
@@ -222,7 +213,7 @@ class Downloader:
         """
         began, shown, path = time.monotonic(), redacted(wanted.url), wanted.target
         try:
-            async with self._means.slots:
+            async with self._means.slots.of(wanted.url):
                 remote = await source.stat(wanted.url, wanted.auth)
                 await source.release(remote)
             check_told(wanted, remote, limits.max_bytes, shown)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from handler.transfer.part import Part
     from handler.transfer.records import Limits, MakeRoom, OnProgress, Wanted
     from handler.transfer.room import Room
+    from handler.transfer.slots import Slots
     from handler.transfer.threads import Threads
 
 log = logging.getLogger("comfyfn.transfer")
@@ -42,7 +43,7 @@ class Means:
     limits: Limits
     threads: Threads
     room: Room
-    slots: asyncio.Semaphore
+    slots: Slots
     make_room: MakeRoom | None = None
 
 
@@ -90,10 +91,11 @@ class Flight:
 
     async def _with_restarts(self) -> Downloaded:
         drops = changes = 0
+        doubted = False
         while True:
             try:
                 # A source whose parts do not fit together twice is asked for the file in one go.
-                return await self._once(parts=changes < 2)
+                return await self._once(parts=changes < 2 and not doubted)
             except SourceChanged as fault:
                 changes += 1
                 if changes > _CHANGES:
@@ -109,11 +111,12 @@ class Flight:
                 if not self.resumed:
                     raise
                 log.warning("%s; some was of an earlier run, beginning anew", fault.message)
+                doubted = isinstance(self.source, FileSource)
             self.resumed = 0
             self.part.begin(None, None)
 
     async def _once(self, *, parts: bool) -> Downloaded:
-        async with self.means.slots:
+        async with self.means.slots.of(self.wanted.url):
             remote = await self._asked(parts=parts)
             self._seen = True
             try:
@@ -167,7 +170,7 @@ class Flight:
             await self._make_room(remote.size)
         with self._room(remote.size):
             async with self._telling(remote):
-                await source.bring(remote, path, self._count)
+                self.resumed = await source.bring(remote, path, self._count)
         return path
 
     def _count(self, done: int) -> None:

@@ -72,12 +72,6 @@ class GcsSource:
         """Begin reading a part; documented at the port."""
         return await open_http(remote, start, end)
 
-    async def check_access(self, url: str, auth: Auth | None) -> None:
-        """Ask for one byte; documented at the port."""
-        if isinstance(auth, S3Auth):
-            return await self._s3.check_access(_as_s3(url), self._hmac(auth))
-        return await self._http.check_ask(await self._ask(url, auth))
-
     async def release(self, remote: Remote) -> None:
         """Close its connections; documented at the port."""
         release_http(remote)

@@ -1,102 +1,71 @@
 """Files of Hugging Face's hub, or of the one that HF_ENDPOINT names.
 
-huggingface_hub fetches them into its own cache, with Xet where the file is stored so; from there
-the file is linked, or copied across disks, and the cache stays as it was.
+huggingface_hub fetches them, with Xet where the file is stored so. What its cache has is linked
+from there, or copied across disks, and the cache stays as it was. What it has not comes past the
+cache: there it would lie a second time, on a disk that nobody makes room on.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
+import shutil
+import tempfile
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
-from handler.credentials import Auth, BearerAuth
+from handler.credentials import Auth, BearerAuth, HeaderAuth
 from handler.errors import InputFailed
 from handler.inputs.redact import redacted
-from handler.transfer.base import AccessDenied, Remote
-from handler.transfer.http_line import passing
+from handler.transfer.base import Remote
+from handler.transfer.hub_faults import Elsewhere, Left, final, translated
+from handler.transfer.hub_urls import parsed
 from handler.transfer.local_source import placed
-from handler.transfer.room import is_storing_fault
+from handler.transfer.part import BROUGHT
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Sequence
 
+    from handler.transfer.hub_urls import HubFile
     from handler.transfer.threads import Threads
 
-_VERBS = frozenset({"resolve", "blob", "raw"})
-_KINDS = {"datasets": "dataset", "spaces": "space"}
-_SPECIAL = re.compile(r"refs/(?:pr|convert)/[^/]+")
+log = logging.getLogger("comfyfn.transfer")
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_LONGEST_REVISION = 4
-"""Path segments that a revision may have."""
-
-
-@dataclass(frozen=True, slots=True)
-class HubFile:
-    """What a URL of the hub names.
-
-    Attributes:
-        kind: `model`, `dataset` or `space`.
-        choices: revision and path in the repository; more than one where the URL leaves open
-            where the revision ends, the likeliest first.
-    """
-
-    repo: str
-    kind: str
-    choices: tuple[tuple[str, str], ...]
-
-
-def parsed(url: str) -> HubFile | None:
-    """Read a URL of a file on the hub; None for any other page of it."""
-    raw = [part for part in urlsplit(url).path.split("/") if part]
-    kind = _KINDS.get(raw[0], "model") if raw else "model"
-    if kind != "model":
-        raw = raw[1:]
-    # `owner/name/resolve/...` or, for the hub's oldest models, `name/resolve/...`.
-    at = next((place for place in (2, 1) if len(raw) > place + 2 and raw[place] in _VERBS), None)
-    if at is None:
-        return None
-    repo, rest = "/".join(map(unquote, raw[:at])), raw[at + 1 :]
-    named = _SPECIAL.match("/".join(map(unquote, rest)))
-    first = unquote(rest[0])
-    if "/" in first:
-        lengths = [1]  # the slash was escaped: it is part of the revision
-    elif named is not None:
-        lengths = [named[0].count("/") + 1]
-    else:
-        lengths = list(range(1, min(_LONGEST_REVISION, len(rest) - 1) + 1))
-    choices = tuple(
-        ("/".join(map(unquote, rest[:length])), "/".join(map(unquote, rest[length:])))
-        for length in lengths
-        if length < len(rest)
-    )
-    return HubFile(repo, kind, choices) if choices else None
+_BEARER = "bearer "
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
+    """A file of the hub.
+
+    Attributes:
+        revision: the commit, once the hub told it.
+        fresh: what a cache has of it is no good.
+    """
+
     repo: str
     kind: str
     revision: str
     path: str
-    token: str | None
-
-
-class _Left(Exception):
-    """The download was cancelled; the way out of the library's reading loop."""
+    token: str | None = field(repr=False)
+    fresh: bool = False
 
 
 class HfSource:
     """Fetches files of the hub.
 
+    Nothing of a file that was not brought to its end is kept: the library begins anew each time.
+
     Args:
         token: the operator's; the library's own (HF_TOKEN, a login) where None.
         endpoint: the hub; the library's own choice (HF_ENDPOINT) where None.
-        cache_dir: the library's cache; its own choice (HF_HOME) where None.
+        cache_dir: the library's cache; its own choice (HF_HUB_CACHE, HF_HOME) where None.
+        more_caches: others that are looked into after it; they need not be there.
     """
 
     def __init__(
@@ -106,22 +75,24 @@ class HfSource:
         token: str | None = None,
         endpoint: str | None = None,
         cache_dir: Path | None = None,
+        more_caches: Sequence[Path] = (),
     ) -> None:
         self._threads = threads
         self._token = token
         self._endpoint = endpoint.rstrip("/") if endpoint else None
         self._cache_dir = cache_dir
+        self._more_caches = tuple(more_caches)
 
     async def stat(
         self,
         url: str,
         auth: Auth | None,
-        start: int = 0,  # noqa: ARG002 - the library resumes by itself
+        start: int = 0,  # noqa: ARG002 - the library brings it whole
         end: int | None = None,  # noqa: ARG002
         *,
-        parts: bool = True,  # noqa: ARG002
+        parts: bool = True,
     ) -> Remote:
-        """Ask the hub; documented at the port."""
+        """Ask the hub; documented at the port. Without parts, no cache is looked into."""
         file = parsed(url)
         if file is None:
             raise InputFailed(
@@ -129,37 +100,57 @@ class HfSource:
                 hint="take the link of the file's download button: .../resolve/main/name",
             )
         token = _token(auth) or self._token
-        return await self._threads.call(lambda: self._ask(url, file, token))
-
-    async def check_access(self, url: str, auth: Auth | None) -> None:
-        """Ask the hub; documented at the port."""
-        await self.stat(url, auth)
+        return await self._threads.call(lambda: self._ask(url, file, token, fresh=not parts))
 
     async def release(self, remote: Remote) -> None:
         """Nothing is open between calls; documented at the port."""
 
-    async def bring(self, remote: Remote, part: Path, tell: Callable[[int], None]) -> None:
-        """Have the library fetch the file, then link it; documented at the port."""
+    async def bring(self, remote: Remote, part: Path, tell: Callable[[int], None]) -> int:
+        """Link the file from a cache, or have the library fetch it; documented at the port."""
         found = remote.handle
         assert isinstance(found, _Found)
-        left = threading.Event()
-        # Not waited for when cancelled: until its next step the library uses its own cache only.
-        cached = await self._threads.call(lambda: self._cached(found, tell, left), abort=left.set)
-        await placed(cached, part, tell, self._threads)
+        if not found.fresh:
+            cached, damaged = await self._threads.call(lambda: self._cached(found, remote))
+            if cached is not None:
+                # The file may have gone meanwhile: a cache is not ours.
+                with contextlib.suppress(FileNotFoundError):
+                    await placed(cached, part, tell, self._threads)
+                    log.info("%s is taken from the cache of huggingface_hub", found.path)
+                    return part.stat().st_size
+            if cached is not None or damaged:
+                part.unlink(missing_ok=True)
+                found = replace(found, fresh=True)
+        await self._fetch(found, part, tell)
+        return 0
 
-    def _ask(self, url: str, file: HubFile, token: str | None) -> Remote:
+    async def _fetch(self, found: _Found, part: Path, tell: Callable[[int], None]) -> None:
+        left = threading.Event()
+        # Not waited for when cancelled: until its next step the library writes into a folder of
+        # its own only, which its thread removes.
+        file, folder = await self._threads.call(
+            lambda: self._fetched(found, part, tell, left),
+            abort=left.set,
+            dispose=lambda late: shutil.rmtree(late[1], ignore_errors=True),
+        )
+        try:
+            file.rename(part)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)  # the library's notes, a handful of files
+
+    def _ask(self, url: str, file: HubFile, token: str | None, *, fresh: bool) -> Remote:
         """Find the revision by asking for each that the URL may mean. Blocking."""
         first: InputFailed | None = None
         for revision, path in file.choices:
             try:
-                return self._meta(url, _Found(file.repo, file.kind, revision, path, token))
-            except _Elsewhere as fault:
+                return self._meta(url, _Found(file.repo, file.kind, revision, path, token, fresh))
+            except Elsewhere as fault:
                 first = first or fault.told
         assert first is not None
         raise first
 
     def _meta(self, url: str, found: _Found) -> Remote:
-        hub = _library()
+        import huggingface_hub as hub
+
         with _translated(found):
             address = hub.hf_hub_url(
                 found.repo,
@@ -170,7 +161,6 @@ class HfSource:
             )
             meta = hub.get_hf_file_metadata(address, token=found.token, endpoint=self._endpoint)
         etag = meta.etag or ""
-        commit = meta.commit_hash or found.revision
         return Remote(
             url=url,
             size=meta.size,
@@ -179,44 +169,73 @@ class HfSource:
             sha256=etag if _SHA256.fullmatch(etag) else None,
             filename_hint=found.path.rpartition("/")[2],
             host=urlsplit(address).hostname or "huggingface.co",
-            handle=_Found(found.repo, found.kind, commit, found.path, found.token),
+            handle=replace(found, revision=meta.commit_hash or found.revision),
         )
 
-    def _cached(self, found: _Found, tell: Callable[[int], None], left: threading.Event) -> Path:
-        """Have the file in the library's cache, and give where it lies. Blocking."""
-        hub = _library()
-        with _final(), _translated(found):
-            cached = hub.hf_hub_download(
-                found.repo,
-                found.path,
-                repo_type=found.kind,
-                revision=found.revision,
-                token=found.token,
-                endpoint=self._endpoint,
-                cache_dir=self._cache_dir,
-                tqdm_class=_bar(tell, left),
-            )
-        return Path(cached).resolve()
+    def _cached(self, found: _Found, remote: Remote) -> tuple[Path | None, bool]:
+        """Look for the file in the caches. Blocking.
+
+        Returns:
+            Where it lies, links followed; and whether some cache has it in another length.
+        """
+        from huggingface_hub import constants
+
+        damaged = False
+        for cache in (self._cache_dir or Path(constants.HF_HUB_CACHE), *self._more_caches):
+            with contextlib.suppress(OSError, ValueError):
+                for path in _in_cache(cache, found, remote.sha256):
+                    if path.stat().st_size == remote.size:
+                        return path, damaged
+                    damaged = True
+        return None, damaged
+
+    def _fetched(
+        self, found: _Found, part: Path, tell: Callable[[int], None], left: threading.Event
+    ) -> tuple[Path, Path]:
+        """Have the library fetch the file, and give it and the folder it lies in. Blocking."""
+        import huggingface_hub as hub
+
+        # On the disk of the target: its room was made, and a rename is all that is left to do.
+        folder = Path(
+            tempfile.mkdtemp(prefix=f"{part.stem}.", suffix=f".{BROUGHT}", dir=part.parent)
+        )
+        try:
+            with final(), _translated(found):
+                file = hub.hf_hub_download(
+                    found.repo,
+                    found.path,
+                    repo_type=found.kind,
+                    revision=found.revision,
+                    token=found.token,
+                    endpoint=self._endpoint,
+                    cache_dir=self._cache_dir,
+                    local_dir=folder,
+                    force_download=found.fresh,
+                    tqdm_class=_bar(tell, left),
+                )
+            return Path(file), folder
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
-class _Elsewhere(Exception):
-    """There is no such revision, or no such file in it; the next choice may be right."""
+def _in_cache(cache: Path, found: _Found, sha256: str | None) -> list[Path]:
+    """Give where a cache may have a file: by its commit, or by its hash for another commit's."""
+    from huggingface_hub import file_download, try_to_load_from_cache
 
-    def __init__(self, told: InputFailed) -> None:
-        super().__init__(told.message)
-        self.told = told
-
-
-def _library() -> Any:
-    try:
-        import huggingface_hub
-    except ImportError as fault:
-        raise InputFailed(
-            "links of Hugging Face need huggingface_hub",
-            blame="image",
-            hint="pip install 'comfyfn[huggingface]'",
-        ) from fault
-    return huggingface_hub
+    named = try_to_load_from_cache(
+        found.repo,
+        found.path,
+        cache_dir=cache,
+        revision=found.revision,
+        repo_type=found.kind,
+    )
+    paths = [Path(named).resolve()] if isinstance(named, str) else []
+    if sha256 is not None:
+        folder = file_download.repo_folder_name(repo_id=found.repo, repo_type=found.kind)
+        blob = cache / folder / "blobs" / sha256
+        paths += [blob.resolve()] if blob.is_file() else []
+    return paths
 
 
 def _token(auth: Auth | None) -> str | None:
@@ -224,6 +243,10 @@ def _token(auth: Auth | None) -> str | None:
         return None
     if isinstance(auth, BearerAuth):
         return auth.token.get_secret_value()
+    if isinstance(auth, HeaderAuth) and auth.header_name.lower() == "authorization":
+        value = auth.header_value.get_secret_value().strip()
+        if value.lower().startswith(_BEARER) and (token := value[len(_BEARER) :].strip()):
+            return token
     raise InputFailed(
         f"Hugging Face takes credentials of type bearer, not {auth.type}",
         hint="put the access token into `token`",
@@ -241,7 +264,7 @@ def _bar(tell: Callable[[int], None], left: threading.Event) -> type:
 
         def update(self, n: float | None = 1) -> bool | None:
             if left.is_set():
-                raise _Left
+                raise Left
             self.here += int(n or 0)
             tell(max(0, self.here))
             return None
@@ -249,68 +272,5 @@ def _bar(tell: Callable[[int], None], left: threading.Event) -> type:
     return Bar
 
 
-@contextlib.contextmanager
-def _final() -> Iterator[None]:
-    """Tell what is not there as such, where no other choice is left."""
-    try:
-        yield
-    except _Elsewhere as fault:
-        raise fault.told from fault
-
-
-@contextlib.contextmanager
-def _translated(found: _Found) -> Iterator[None]:
-    """Turn the library's faults into ours."""
-    from huggingface_hub import errors
-
-    name = f"{found.path} of {found.repo} at {found.revision}"
-    page = (
-        f"https://huggingface.co/{'' if found.kind == 'model' else found.kind + 's/'}{found.repo}"
-    )
-    try:
-        yield
-    except (InputFailed, _Left):
-        raise
-    except errors.GatedRepoError as fault:
-        raise AccessDenied(
-            f"{found.repo} is gated: its licence has to be accepted first",
-            hint=f"open {page}, accept the licence, and set HF_TOKEN or send `credentials` of "
-            "type bearer of that account",
-            details={"licence_page": page},
-        ) from fault
-    except errors.LocalEntryNotFoundError as fault:
-        # Of the family of the next one, and yet: the hub was asked and did not answer.
-        raise passing(f"{name}: the hub cannot be reached") from fault
-    except (errors.RevisionNotFoundError, errors.EntryNotFoundError) as fault:
-        raise _Elsewhere(InputFailed(f"there is no {name}", details={"status": 404})) from fault
-    except errors.RepositoryNotFoundError as fault:
-        raise AccessDenied(
-            f"{found.repo} is not there, or is private",
-            hint=f"look at {page}; for a private one set HF_TOKEN or send `credentials` of type "
-            "bearer",
-        ) from fault
-    except errors.HfHubHTTPError as fault:
-        raise _http_fault(name, fault) from fault
-    except errors.HFValidationError as fault:
-        raise InputFailed(f"{found.repo} is no name of a repository") from fault
-    except OSError as fault:
-        if is_storing_fault(fault):
-            raise
-        raise passing(f"{name}: the hub cannot be reached") from fault
-    except Exception as fault:
-        # The library's HTTP client has changed twice; its faults have no common root.
-        raise passing(f"{name}: the hub cannot be reached ({type(fault).__name__})") from fault
-
-
-def _http_fault(name: str, fault: Any) -> InputFailed:
-    status = int(getattr(fault.response, "status_code", 0) or 0)
-    details = {"status": status}
-    if status in {401, 403}:
-        return AccessDenied(
-            f"{name}: {status}",
-            hint="set HF_TOKEN or send `credentials` of type bearer",
-            details=details,
-        )
-    if status == 429 or status >= 500 or not status:
-        return passing(f"{name}: {status}", **details)
-    return InputFailed(f"{name}: {status}", details=details)
+def _translated(found: _Found) -> contextlib.AbstractContextManager[None]:
+    return translated(found.repo, found.kind, found.revision, found.path)

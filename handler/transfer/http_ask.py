@@ -15,7 +15,9 @@ from handler.inputs.redact import redacted
 from handler.transfer.http_line import PORTS, origin
 
 if TYPE_CHECKING:
-    from handler.transfer.http_line import Line
+    from email.message import Message
+
+    from handler.transfer.http_line import Line, Origin
     from handler.transfer.http_source import HttpSource
 
 
@@ -76,11 +78,13 @@ class Trail:
         asked: the request that began.
         found: the one at the end of the redirects.
         owner: the source that has the policy for it.
+        led: the headers of the redirects on the way, with the origin that each came from.
     """
 
     owner: HttpSource
     asked: Ask
     found: Ask
+    led: list[tuple[Origin, Message]] = field(default_factory=list)
     _spare: list[Line] = field(default_factory=list)
     _closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from handler.inputs.address import AddressPolicy
 
+Origin = tuple[str, str, int]
+"""Scheme, host and port."""
+
 PORTS = {"http": 80, "https": 443}
 # TLS gives 16 KiB at a time: gathered, so that the file is not written in crumbs.
 _GATHERED = 256 << 10
@@ -33,7 +36,7 @@ _GATHERING_S = 1.0
 _GZIP = b"\x1f\x8b"
 
 
-def origin(url: httpx.URL) -> tuple[str, str, int]:
+def origin(url: httpx.URL) -> Origin:
     """Give scheme, host and port of a URL; the host as DNS and certificates have it, in ASCII."""
     host = url.raw_host.decode("ascii").strip("[]")
     return url.scheme, host, url.port or PORTS[url.scheme]

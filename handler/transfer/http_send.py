@@ -114,6 +114,7 @@ class Sender:
             location = response.getheader("location")
             if status not in _REDIRECTS or not location:
                 raise _status_fault(response, ask)
+            trail.led.append((origin(ask.url), response.headers))
             ask = ask.led_to(location)
         raise InputFailed(f"{ask.shown}: more than {_MAX_REDIRECTS} redirects")
 

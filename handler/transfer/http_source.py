@@ -90,10 +90,6 @@ class HttpSource:
         """Hold the URL's host against the policy; documented at the port."""
         await self._sender.admit(self._plain(url).url)
 
-    async def check_access(self, url: str, auth: Auth | None) -> None:
-        """Ask for one byte and take none; documented at the port."""
-        await self.check_ask(self.ask(url, auth))
-
     async def release(self, remote: Remote) -> None:
         """Close the connections that a file's transfer left open; documented at the port."""
         release_http(remote)
@@ -188,12 +184,6 @@ class HttpSource:
             line.close()
             raise SourceChanged(f"{trail.asked.shown} changed while it was fetched")
         return LineBody(line, response, trail.keep)
-
-    async def check_ask(self, ask: Ask) -> None:
-        """Do `check_access` with a request made by another source."""
-        trail = Trail(self, ask, ask)
-        line, _ = await self._sender.get(trail, {"Range": "bytes=0-0"}, refused=frozenset({416}))
-        line.close()
 
     def _told(
         self, trail: Trail, url: str, response: http.client.HTTPResponse, body: LineBody

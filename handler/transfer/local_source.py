@@ -61,18 +61,15 @@ class LocalSource:
         """Find the file; documented at the port."""
         await self._threads.call(lambda: self._allowed(url))
 
-    async def check_access(self, url: str, auth: Auth | None) -> None:
-        """Find the file; documented at the port."""
-        await self.stat(url, auth)
-
     async def release(self, remote: Remote) -> None:
         """Nothing is open between calls; documented at the port."""
 
-    async def bring(self, remote: Remote, part: Path, tell: Callable[[int], None]) -> None:
+    async def bring(self, remote: Remote, part: Path, tell: Callable[[int], None]) -> int:
         """Link or copy the file; documented at the port."""
         path = remote.handle
         assert isinstance(path, Path)
         await placed(path, part, tell, self._threads)
+        return 0
 
     def _allowed(self, url: str) -> Path:
         """Give the file a URL means, links followed, when it lies below a root. Blocking."""

@@ -55,9 +55,10 @@ def caller_sources(
 
 
 def media_sources(settings: Settings, threads: Threads) -> Sources:
-    """Make the sources of the media that callers name: as `caller_sources`, and nothing is kept.
+    """Make the sources of the media that callers name: as `caller_sources`, for what is small.
 
-    huggingface_hub would leave every picture in its cache, longer than the job it was sent for.
+    Links of the hub are fetched as they are: a picture that another job had in huggingface_hub's
+    cache is no business of this one, and the library takes a second to load.
 
     Raises:
         SettingsError: credentials are set that cannot be sent.

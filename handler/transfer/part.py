@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import logging
 import os
+import shutil
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -28,7 +30,11 @@ log = logging.getLogger("comfyfn.transfer")
 NOTE_EVERY = 4 << 20
 """Bytes that may come before they are noted."""
 
+BROUGHT = "brought"
+"""How the name of a folder ends in which somebody else brings the file: `.<name>.<key>.*`."""
+
 _LONGEST_NAME = 255
+_LONGER = 12  # that the name of such a folder is than the part's, at most
 _KEY_LENGTH = 16
 _NO_LOCKS = frozenset({errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK})
 # The note is written over itself in one call: padded, so that a shorter one leaves no tail.
@@ -171,6 +177,7 @@ class Part:
         Another one than that of the bytes: that name is the lock.
         """
         self._whole_path.unlink(missing_ok=True)
+        _remove_brought(self.path)  # of a process that was killed
         return self._whole_path
 
     def _read_note(self) -> None:
@@ -199,7 +206,8 @@ class Part:
 def part_path(target: Path, url: str) -> Path:
     """Give the temporary name for a target, short enough for every file system."""
     ending = f".{_hash(url)[:_KEY_LENGTH]}.part"
-    stem = target.name.encode()[: _LONGEST_NAME - len(ending) - 1].decode(errors="ignore")
+    most = _LONGEST_NAME - len(ending) - 1 - _LONGER
+    stem = target.name.encode()[:most].decode(errors="ignore")
     return target.with_name(f".{stem}{ending}")
 
 
@@ -238,8 +246,14 @@ def _removed(path: Path) -> bool:
             return False
         for suffix in (".note", ".whole"):
             path.with_suffix(suffix).unlink(missing_ok=True)
+        _remove_brought(path)
         path.unlink()
     return True
+
+
+def _remove_brought(path: Path) -> None:
+    for folder in path.parent.glob(f"{glob.escape(path.stem)}.*.{BROUGHT}"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _end(spans: Spans) -> int:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from handler.transfer.base import Body, RangeSource, Remote
     from handler.transfer.part import Part
     from handler.transfer.records import Limits
+    from handler.transfer.slots import Slots
     from handler.transfer.threads import Threads
 
 log = logging.getLogger("comfyfn.transfer")
@@ -73,7 +74,7 @@ class Ranges:
         part: Part,
         *,
         limits: Limits,
-        slots: asyncio.Semaphore,
+        slots: Slots,
         threads: Threads,
         max_bytes: int | None,
         shown: str,
@@ -144,7 +145,7 @@ class Ranges:
         return begun
 
     async def _helper(self) -> None:
-        async with self._slots:
+        async with self._slots.of(self._remote.url):
             await self._work(None)
 
     async def _work(self, pour: _Pour | None) -> None:

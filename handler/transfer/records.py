@@ -90,6 +90,7 @@ class Limits:
 
     Attributes:
         connections: at once, over all files.
+        per_host: connections to one host at once: slow ones must leave some to others.
         per_file: connections for one file, where its source gives parts.
         min_piece, max_piece: of a part that is asked for at once.
         idle_s: longest silence of a connection; less than `min_rate` over that time is silence.
@@ -101,6 +102,7 @@ class Limits:
     """
 
     connections: int = 16
+    per_host: int = 12
     per_file: int = 4
     min_piece: int = PROBE_BYTES
     max_piece: int = 128 << 20

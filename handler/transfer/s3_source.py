@@ -75,15 +75,6 @@ class S3Source:
         """Begin reading a part; documented at the port."""
         return await open_http(remote, start, end)
 
-    async def check_access(self, url: str, auth: Auth | None) -> None:
-        """Ask for one byte; documented at the port."""
-        http, ask = await self._signed(url, auth, None)
-        try:
-            await http.check_ask(ask)
-        except InputFailed as fault:
-            http, ask = await self._signed(url, auth, _other_region(fault))
-            await http.check_ask(ask)
-
     async def release(self, remote: Remote) -> None:
         """Close its connections; documented at the port."""
         release_http(remote)

@@ -40,7 +40,7 @@ async def test_none_that_has_it_is_the_images_fault(host, tmp_path):
     """The first one's fault is told, and whose it is."""
     async with opened(tmp_path / "cache") as store:
         models = OperatorModels(store, None)
-        with pytest.raises(HandlerError, match="cannot be had: .*404") as caught:
+        with pytest.raises(HandlerError, match=r"cannot be had: .*404") as caught:
             await models.bring(named(host.url("/gone")), tmp_path / "xl.safetensors", "job", None)
         assert caught.value.blame == "image"
         with pytest.raises(InputFailed, match="it has no URL"):

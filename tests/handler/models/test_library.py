@@ -312,6 +312,25 @@ async def test_what_is_called_safetensors_is_one(tmp_path, host):
     assert added.filename == "mine.pt"
 
 
+async def test_a_name_of_another_root_is_not_taken_from_it(tmp_path, host):
+    """Every graph that names it would get other bytes from then on."""
+    parts = parts_for(tmp_path)
+    folders = await parts.engine.model_folders()
+    other = tmp_path / "volume" / "loras"
+    other.mkdir(parents=True)
+    (other / "style.safetensors").write_bytes(safetensors(3000, seed=2))
+    paths = {**folders.paths, "loras": (*folders.paths["loras"], other)}
+    parts.engine._models.folders = ModelFolders(paths, folders.preferred)
+    source = ModelSource(url=host.put("/m.safetensors", CONTENT))
+
+    with pytest.raises(NameTaken, match=r"loras/style\.safetensors is there already"):
+        await parts.models.add(source, "loras", "style.safetensors", "owner")
+    (other / "style.safetensors").write_bytes(CONTENT)
+    added = await parts.models.add(source, "loras", "style.safetensors", "owner")
+    assert added.path == other / "style.safetensors"
+    assert not (tmp_path / "models" / "loras" / "style.safetensors").exists()
+
+
 async def test_a_url_of_the_operators_is_that_model(tmp_path, host):
     """It has its name and its place already, and is not had twice."""
     url = host.put("/xl.safetensors", CONTENT)

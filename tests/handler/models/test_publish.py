@@ -9,7 +9,13 @@ import pytest
 
 from handler.errors import InternalFault
 from handler.models.item import Item
-from handler.models.publish import MOST_LINKS, NameTaken, TooManyNames, link
+from handler.models.publish import (
+    MOST_LINKS,
+    NameTaken,
+    TooManyNames,
+    link,
+    taken_elsewhere,
+)
 
 BODY = b"x" * 5000
 
@@ -108,3 +114,17 @@ def test_a_folder_that_cannot_be_made_is_told(item, tmp_path):
 
     with pytest.raises(InternalFault, match=r"m\.pt cannot be put into models"):
         link(item, tmp_path / "models" / "m.pt")
+
+
+def test_a_name_is_taken_in_all_folders_that_are_searched_together(item, tmp_path):
+    """A second file of that name would stand before the first, or behind it."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    b.mkdir()
+    assert taken_elsewhere((a, b), a / "m.pt", item.path) is None
+    (b / "m.pt").write_bytes(BODY)
+    assert taken_elsewhere((a, b), a / "m.pt", item.path) == b / "m.pt"
+    assert taken_elsewhere((a, b), b / "m.pt", item.path) is None
+    for other in (b"y" * len(BODY), b"short"):
+        (b / "m.pt").write_bytes(other)
+        with pytest.raises(NameTaken, match=r"b/m\.pt is there already"):
+            taken_elsewhere((a, b), a / "m.pt", item.path)
