@@ -91,6 +91,10 @@ def _text(text: str) -> str:
     return text
 
 
+def _proxy(text: str) -> str:
+    return text.rpartition("@")[2]  # without a password, as it is only told
+
+
 def _split_url(text: str) -> SplitResult:
     """Split an http(s) URL.
 
@@ -331,6 +335,10 @@ class Settings:
         "HTTP_AUTH_HEADER_NAME", "", _text, "header sent to every other http(s) host of a model"
     )
     http_auth_value: str = _secret("HTTP_AUTH_HEADER_VALUE", "its value")
+    https_proxy: str = _env(
+        "HTTPS_PROXY", "", _proxy, "not used for downloads, which a warning tells; pip and git do"
+    )
+    http_proxy: str = _env("HTTP_PROXY", "", _proxy, "the same")
     aws_region: str = _env("AWS_REGION", "", _text, "region of S3; the keys are found by boto3")
     aws_default_region: str = _env("AWS_DEFAULT_REGION", "", _text, "the same; AWS_REGION wins")
     aws_endpoint: str = _env(

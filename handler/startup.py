@@ -7,13 +7,15 @@ The engine calls `may_launch` and `warm_up` at every boot; the manifest is carri
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
 from handler.engine.free_memory import usable_memory
+from handler.manifest.faults import InstallFailed
 from handler.manifest.loaded import check_loaded
 from handler.manifest.needs import shortfalls
-from handler.manifest.searched import unsearched
+from handler.manifest.searched import unfound, unsearched
 from handler.manifest.start import WARMUP_STEP
 from handler.warmup import Warmup
 
@@ -69,10 +71,16 @@ class Startup:
             await self._warmup.run()
             return
         manifest.answered()
-        await self._look(manifest)
+        try:
+            await self._look(manifest)
+        except InstallFailed as fault:  # a model that failed meanwhile is told with it
+            raise manifest.with_failures(fault) from fault
         begun = time.monotonic()
         await manifest.before_warmup()
         self._waited_s = time.monotonic() - begun
+        if manifest.manifest.preload:
+            folders = await self._engine.model_folders()
+            manifest.warn(await asyncio.to_thread(unfound, manifest.manifest, folders))
         if self._warmup.wanted:
             with manifest.timeline.step(WARMUP_STEP):
                 await self._warmup.run()
@@ -115,7 +123,8 @@ class Startup:
         )
         models = (*manifest.manifest.models, *manifest.manifest.catalogue.values())
         if models:
-            manifest.warn(unsearched(models, await self._engine.model_folders()))
+            folders = await self._engine.model_folders()
+            manifest.warn(unsearched(models, folders, manifest.known()))
         packs = manifest.manifest.custom_nodes
         if packs:
             manifest.warn(check_loaded(packs, told, _modules(await self._engine.object_info())))

@@ -12,7 +12,7 @@ from handler.manifest.faults import InstallFailed
 from handler.manifest.timeline import Timeline
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from handler.manifest.plan import Gate, Task
     from handler.manifest.timeline import Outcome
@@ -89,12 +89,25 @@ class ColdStart:
     async def _pass(self, gates: tuple[Gate, ...]) -> None:
         names = [name for name, task in self._plan.items() if task.gate in gates]
         await self._wait(names)
-        failed = {name: self.faults[name] for name in names if name in self.faults}
-        required = {name: e for name, e in failed.items() if not self._plan[name].optional}
+        required = self._required(names)
         if required:
             raise _joined(required)
         if any(self._outcomes.get(name) == "cancelled" for name in names):
             raise InstallFailed("the installation was stopped", blame="platform", retryable=True)
+
+    def joined(self, name: str, fault: InstallFailed) -> InstallFailed:
+        """Give a fault from elsewhere together with those of the steps that failed by now.
+
+        Args:
+            name: of the step that the fault is of.
+        """
+        failed = self._required(self._plan)
+        return _joined({name: fault, **failed}) if failed else fault
+
+    def _required(self, names: Iterable[str]) -> dict[str, HandlerError]:
+        """Give the faults of those steps, so far, that are not optional."""
+        failed = {name: self.faults[name] for name in names if name in self.faults}
+        return {name: e for name, e in failed.items() if not self._plan[name].optional}
 
     async def _wait(self, names: list[str]) -> None:
         if names:  # their ends are in `faults`; waiting itself never raises for them
@@ -130,14 +143,16 @@ class ColdStart:
             outcome, note = self._failed(task, InstallFailed(f"{task.name}: {error!r}"))
         self._outcomes[task.name] = outcome
         self.timeline.end(number, outcome, note)
-        log.info("%s: %s %s (%.2f s)", task.name, outcome, note, time.monotonic() - begun)
+        if outcome == "done":  # a failure has been told
+            log.info("%s: %s %s (%.2f s)", task.name, outcome, note, time.monotonic() - begun)
 
     def _failed(self, task: Task, error: HandlerError) -> tuple[Outcome, str]:
         self.faults[task.name] = error
         if task.optional:
             log.warning("%s failed, and goes without: %s", task.name, error.message)
             return "warned", error.message.splitlines()[0]
-        log.error("%s failed: %s", task.name, error.message)
+        # An error in the log is what stops the worker: whoever waits for this step raises it.
+        log.warning("%s failed: %s", task.name, error.message)
         return "failed", error.message.splitlines()[0]
 
 

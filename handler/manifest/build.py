@@ -15,6 +15,7 @@ from handler.manifest.model_states import ModelStates
 from handler.manifest.packages import Packages
 from handler.manifest.places import Places
 from handler.manifest.registry import HttpRegistry
+from handler.manifest.searched import known_of
 from handler.manifest.start import ManifestStart, places_of
 from handler.settings import inherited_environment
 
@@ -91,4 +92,6 @@ def make_start(
     )
     if site.settings.manifest_locked:
         tools = pin_tools(read_lock(lock_path(manifest)), tools)
-    return ManifestStart(manifest, Installer(manifest, tools), states)
+    return ManifestStart(
+        manifest, Installer(manifest, tools), states, lambda: known_of(site, manifest)
+    )

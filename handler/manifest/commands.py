@@ -39,7 +39,7 @@ class Done:
     """A program that ended.
 
     Attributes:
-        output: what it wrote to stdout.
+        output: what it wrote to stdout, and to stderr where that was wanted.
         tail: its last lines of both streams, without secrets of addresses.
     """
 
@@ -58,6 +58,7 @@ async def run(
     timeout_s: float = DEFAULT_TIMEOUT_S,
     grace_s: float = TERMINATE_GRACE_S,
     check: bool = True,
+    both: bool = False,
     shown: int = logging.INFO,
 ) -> Done:
     """Run a program to its end; its lines go to the log as they come.
@@ -66,6 +67,7 @@ async def run(
         what: names the step in log and errors, as `clone of ComfyUI-Impact-Pack`.
         grace_s: from the wish to end until it is made to.
         check: whether an exit status other than 0 is an error.
+        both: keep what it writes to stderr in `output` as well.
         shown: the level that its lines are logged with.
 
     Raises:
@@ -85,7 +87,7 @@ async def run(
         )
     except (OSError, ValueError) as error:
         raise InstallFailed(f"{what}: {words[0]} cannot be run: {error}") from error
-    pump = _Pump(what, shown)
+    pump = _Pump(what, shown, both=both)
     with _exit_of(process) as exited:
         try:
             async with asyncio.timeout(timeout_s):
@@ -115,10 +117,11 @@ def failure(what: str, done: Done) -> InstallFailed:
 class _Pump:
     """Reads both streams to their ends."""
 
-    def __init__(self, what: str, shown: int) -> None:
+    def __init__(self, what: str, shown: int, *, both: bool) -> None:
         self.tail: collections.deque[str] = collections.deque(maxlen=_TAIL_LINES)
         self._what = what
         self._shown = shown
+        self._both = both
         self._output = bytearray()
 
     def output(self) -> str:
@@ -130,7 +133,7 @@ class _Pump:
         assert process.stdout is not None
         assert process.stderr is not None
         streams = asyncio.gather(
-            self._read(process.stdout, keep=True), self._read(process.stderr, keep=False)
+            self._read(process.stdout, keep=True), self._read(process.stderr, keep=self._both)
         )
         try:
             await exited.wait()

@@ -143,7 +143,10 @@ def _local(text: str, allowed: bool) -> GitSource | None:
     if not text.startswith(("file://", "/", "./", "../", "~")):
         return None
     if not allowed:
-        raise GitUrlRefused("is a folder of this machine, which is not allowed here")
+        raise GitUrlRefused(
+            "is a folder of this machine, which is not allowed here: "
+            "MANIFEST_LOCAL_GIT=true allows it, or --allow-local of `comfyfn manifest`"
+        )
     path, refs = _at_ref(text.rstrip("/"))
     return GitSource(path, refs)
 

@@ -157,13 +157,13 @@ class Installer:
             settle(placed)
             return "nothing to run"
         packages = self._tools.packages
-        kept = packages.write_constraints(await packages.installed(), self._tools.pins)
+        installed = await packages.installed()
+        kept = packages.write_constraints(installed, self._tools.pins)
         home = str(self._tools.places.comfy_home)
         env = {
             **self._tools.env,
             # What a script installs by itself is held to the same.
-            "PIP_CONSTRAINT": str(packages.constraints),
-            "UV_CONSTRAINT": str(packages.constraints),
+            **await packages.script_environment(installed),
             # As ComfyUI-Manager tells the scripts it runs.
             "COMFYUI_PATH": home,
             "COMFYUI_FOLDERS_BASE_PATH": home,

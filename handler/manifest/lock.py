@@ -103,6 +103,11 @@ def model_key(path: Path, places: Places) -> str:
     return path.as_posix()
 
 
+def model_path(key: str, places: Places) -> Path:
+    """Give the path of a model by its name in the lock."""
+    return Path(key) if places.home is None else places.home / key
+
+
 def write_lock(lock: Lock, path: Path) -> None:
     """Write the file whole or not at all.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from handler.manifest.plan import AFTER, BEFORE
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -48,7 +50,7 @@ class ModelStates:
         outcome = record.outcome if record is not None else "waiting"
         failed = record is not None and outcome in ("warned", "failed")
         return {
-            "name": task.name.partition(" ")[2],
+            "name": task.name.removeprefix(BEFORE).removeprefix(AFTER),
             "when": "after_start" if task.gate == "none" else "before_start",
             "state": _WORDS.get(outcome, outcome),
             "bytes": news.done if news else 0,

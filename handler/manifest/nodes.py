@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING
 
 from handler.manifest import commands
 from handler.manifest.faults import InstallFailed
-from handler.manifest.git_refs import GitSource, Resolved, choose
+from handler.manifest.git_refs import GitSource, Resolved, choose, parse
+from handler.manifest.records import NIGHTLY
 from handler.manifest.registry import Mark, read_mark, unpack, write_mark
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ class NodeFolder:
                 await asyncio.to_thread(self._sweep, pack.name)
                 if isinstance(pack.source, GitSource):
                     return await self._place_git(pack, pack.source)
+                if pack.source.version == NIGHTLY:
+                    return await self._place_git(pack, await self._repository(pack, pack.source))
                 return await self._place_archive(pack, pack.source)
             except InstallFailed as error:
                 raise _of_pack(pack, error) from error
@@ -108,6 +111,19 @@ class NodeFolder:
         if wanted is None or wanted.commit == clone.commit:
             return self._kept(pack, clone)
         return await self._move(pack, source, clone, wanted)
+
+    async def _repository(self, pack: NodePack, source: RegistryName) -> GitSource:
+        """Give the repository that the registry tells; without it that of the clone."""
+        try:
+            return parse(await self._registry.repository(source.id))
+        except ValueError as error:
+            raise InstallFailed(f"its repository in the registry {error}") from error
+        except InstallFailed as error:
+            clone = await self._git.look(self.root / pack.name)
+            if clone is None:
+                raise
+            log.warning("%s; the one of the copy is taken", error.message)
+            return GitSource(clone.origin)
 
     async def _resolve(self, source: GitSource, clone: Clone | None) -> Resolved | None:
         """Find what the ref means now; None keeps the clone that is there."""

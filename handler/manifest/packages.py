@@ -3,10 +3,15 @@
 What the image was built around (torch and its kin, numpy) stays exactly as it is: a requirement
 that would replace it is refused, and the pack that has it is named. When everything is there
 already, the answer comes from the names of folders, and uv is not started.
+
+uv looks into the interpreter's own folder alone. Where more can be imported (a venv that sees the
+system's packages, a `.pth`), uv first resolves against a picture of all of it, and is then told to
+leave out what that picture has.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
@@ -18,21 +23,28 @@ from typing import TYPE_CHECKING
 from packaging.utils import canonicalize_name
 
 from handler.manifest import commands
+from handler.manifest.conflicts import (
+    PROTECTED,
+    askers,
+    conflict_of,
+    direct_conflicts,
+    sort_out,
+)
 from handler.manifest.faults import InstallFailed
-from handler.manifest.requirements import Installed, Wanted, clash, read_probe, satisfied
+from handler.manifest.requirements import Installed, Wanted, read_probe, satisfied
+from handler.manifest.unseen import lay_out, never, planned, unseen
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from handler.manifest.conflicts import Conflict
+
 log = logging.getLogger("comfyfn.manifest")
 
-PROTECTED = ("torch", "torchvision", "torchaudio", "numpy")
 PROBE = Path(__file__).with_name("probe_packages.py")
 _PROBE_TIMEOUT_S = 60.0
-_CONCLUSION = re.compile(r"╰─▶ (?P<text>.*?)(?:\n\s*\n|\n\s*(?:hint|help):|\Z)", re.DOTALL)
 _NETWORK = re.compile(r"Failed to fetch|error sending request|dns error|operation timed out")
 _UNBUILT = re.compile(r"Failed to (?:build|download(?: and build)?) `(?P<name>[A-Za-z0-9._-]+)")
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PIP_TO_UV = {
     "PIP_INDEX_URL": "UV_DEFAULT_INDEX",
     "PIP_EXTRA_INDEX_URL": "UV_INDEX",
@@ -53,19 +65,6 @@ class Outcome:
     ran: bool
     seconds: float
     dropped: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """A party whose requirements cannot be had.
-
-    Attributes:
-        packages: the names that the reason speaks of.
-    """
-
-    owner: str
-    packages: tuple[str, ...]
-    why: str
 
 
 class Packages:
@@ -92,8 +91,10 @@ class Packages:
         self.constraints = scratch / "constraints.txt"
         self._env = uv_environment(env)
         self._scratch = scratch
+        self._picture = scratch / "picture"
         self._options = options
         self._uv = uv
+        self._unseen: frozenset[str] = frozenset()
 
     async def installed(self) -> Installed:
         """Ask the interpreter for its packages. Takes some 30 ms.
@@ -142,12 +143,27 @@ class Packages:
         begun = time.monotonic()
         installed = await self.installed()
         kept = self.write_constraints(installed, pins)
-        remaining, dropped = _sort_out(wanted, direct_conflicts(wanted, kept, installed))
+        remaining, dropped = sort_out(wanted, direct_conflicts(wanted, kept, installed))
         if all(satisfied(line, installed) for party in remaining for line in party.lines):
             return Outcome(ran=False, seconds=time.monotonic() - begun, dropped=dropped)
+        await self._look_for_unseen(installed)
         remaining = await self._install(remaining, dropped)
         await self.check_kept(kept)
         return Outcome(ran=True, seconds=time.monotonic() - begun, dropped=dropped)
+
+    async def script_environment(self, installed: Installed) -> dict[str, str]:
+        """Give what holds the packages that a script installs by itself to the constraints.
+
+        Raises:
+            InstallFailed: uv cannot be run.
+        """
+        env = {"PIP_CONSTRAINT": str(self.constraints), "UV_CONSTRAINT": str(self.constraints)}
+        await self._look_for_unseen(installed)
+        if self._unseen:
+            kept = self._scratch / "kept.txt"
+            kept.write_text(never(self._unseen & set(PROTECTED)))
+            env["UV_OVERRIDE"] = str(kept)
+        return env
 
     async def check_kept(self, kept: Mapping[str, str], culprit: str = "the installation") -> None:
         """Make sure that the protected packages are as they were.
@@ -173,7 +189,7 @@ class Packages:
             conflicts = await self._blame(wanted, done)
             if not conflicts:
                 raise commands.failure("uv pip install", done)
-            wanted, more = _sort_out(wanted, conflicts)
+            wanted, more = sort_out(wanted, conflicts)
             dropped |= more
         return wanted
 
@@ -183,14 +199,14 @@ class Packages:
         if _NETWORK.search(said):
             return []
         if unbuilt := _UNBUILT.search(said):
-            return [_conflict(party, done, wanted) for party in _askers(unbuilt["name"], wanted)]
+            return [conflict_of(party, done, wanted) for party in askers(unbuilt["name"], wanted)]
         if len(wanted) == 1:
-            return [_conflict(wanted[0], done, wanted)]
+            return [conflict_of(wanted[0], done, wanted)]
         found = []
         for party in wanted:
             alone = await self._run_uv([party], dry=True)
             if alone.returncode != 0:
-                found.append(_conflict(party, alone, wanted))
+                found.append(conflict_of(party, alone, wanted))
         if found:
             return found
         # Those that may not be left out come first: an optional one that contradicts gives way.
@@ -198,10 +214,45 @@ class Packages:
         for count in range(2, len(order) + 1):
             together = await self._run_uv(order[:count], dry=True)
             if together.returncode != 0:
-                return [_conflict(order[count - 1], together, order[:count])]
+                return [conflict_of(order[count - 1], together, order[:count])]
         return []
 
+    async def _look_for_unseen(self, installed: Installed) -> None:
+        listed = await commands.run(
+            [self._uv or find_uv(), "pip", "list", "--python", self.python, "--format", "json"],
+            what="uv pip list",
+            env=self._env,
+            cwd=self._scratch,
+            timeout_s=_PROBE_TIMEOUT_S,
+            shown=logging.DEBUG,
+        )
+        self._unseen = unseen(installed, listed.output)
+        if self._unseen:
+            await asyncio.to_thread(lay_out, installed, self._picture)
+            log.info("%d packages come from other folders, and stay", len(self._unseen))
+
     async def _run_uv(self, wanted: Sequence[Wanted], *, dry: bool = False) -> commands.Done:
+        options: list[str | Path] = []
+        for number, party in enumerate(wanted):
+            path = self._scratch / f"requirements-{number}.txt"
+            path.write_text("".join(f"{line.text}\n" for line in party.lines))
+            options += ["--requirement", path]
+        if not self._unseen:
+            return await self._uv_install([*options, *(["--dry-run"] if dry else [])], dry=dry)
+        pictured = [*options, "--target", self._picture, "--dry-run"]
+        plan = await self._uv_install(pictured, dry=True)
+        if dry or plan.returncode != 0:
+            return plan
+        fresh = planned(plan.output)
+        overrides, more = self._scratch / "overrides.txt", self._scratch / "planned.txt"
+        overrides.write_text(never(self._unseen - fresh.keys()))
+        # What only a package left out asked for (an extra of it) would not come otherwise.
+        more.write_text("".join(f"{name}=={v}\n" for name, v in fresh.items() if v is not None))
+        return await self._uv_install([*options, "--override", overrides, "--requirement", more])
+
+    async def _uv_install(
+        self, options: Sequence[str | Path], *, dry: bool = False
+    ) -> commands.Done:
         command: list[str | Path] = [
             self._uv or find_uv(), "pip", "install", "--python", self.python,
             # The interpreter of an image is the image's own, whatever Debian thinks of it.
@@ -210,93 +261,15 @@ class Packages:
             "--index-strategy", "unsafe-best-match",
             "--no-progress", "--color", "never", "--constraint", self.constraints,
         ]  # fmt: skip
-        for number, party in enumerate(wanted):
-            path = self._scratch / f"requirements-{number}.txt"
-            path.write_text("".join(f"{line.text}\n" for line in party.lines))
-            command += ["--requirement", path]
-        command += [*self._options, *(["--dry-run"] if dry else [])]
         return await commands.run(
-            command,
+            [*command, *self._options, *options],
             what="uv pip install",
             env=self._env,
             cwd=self._scratch,
             check=False,
+            both=True,
             shown=logging.DEBUG if dry else logging.INFO,
         )
-
-
-def direct_conflicts(
-    wanted: Sequence[Wanted], kept: Mapping[str, str], installed: Installed
-) -> list[Conflict]:
-    """Find lines that ask for another version of what must stay. Pure."""
-    return [
-        Conflict(
-            party.owner,
-            (name,),
-            f"{line.place} wants {commands.without_secrets(line.text)!r}, "
-            f"and {name} {kept[name]} has to stay",
-        )
-        for party in wanted
-        for line in party.lines
-        if (name := clash(line, kept, installed)) is not None
-    ]
-
-
-def _sort_out(
-    wanted: Sequence[Wanted], conflicts: Sequence[Conflict]
-) -> tuple[list[Wanted], dict[str, str]]:
-    """Leave those in conflict out.
-
-    Raises:
-        InstallFailed: one of them is not optional.
-    """
-    optional = {party.owner for party in wanted if party.optional}
-    bad = [conflict for conflict in conflicts if conflict.owner not in optional]
-    if bad:
-        raise InstallFailed(
-            "; ".join(f"{_titled(found.owner)}: {found.why}" for found in bad),
-            hint="choose versions that go together, or mark the pack `optional: true`",
-            details=[
-                {"pack": found.owner, "packages": list(found.packages), "why": found.why}
-                for found in bad
-            ],
-        )
-    dropped = {found.owner: found.why for found in conflicts}
-    for owner, why in dropped.items():
-        log.warning("%s goes without its packages: %s", _titled(owner), why)
-    return [party for party in wanted if party.owner not in dropped], dropped
-
-
-def _askers(name: str, wanted: Sequence[Wanted]) -> list[Wanted]:
-    """Find those that name a package themselves."""
-    asked = canonicalize_name(name)
-    return [
-        party
-        for party in wanted
-        if any(
-            (found := line.requirement) is not None and canonicalize_name(found.name) == asked
-            for line in party.lines
-        )
-    ]
-
-
-def _titled(owner: str) -> str:
-    return owner if owner in ("pip", "ComfyUI", "lock") else f"node pack {owner}"
-
-
-def _conflict(party: Wanted, done: commands.Done, among: Sequence[Wanted]) -> Conflict:
-    """Read uv's reason, and which of the packages at hand it speaks of."""
-    said = "\n".join(done.tail)
-    found = _CONCLUSION.search(said)
-    why = " ".join((found["text"] if found else said).split())
-    known = {
-        canonicalize_name(requirement.name)
-        for one in among
-        for line in one.lines
-        if (requirement := line.requirement) is not None
-    } | set(PROTECTED)
-    named = dict.fromkeys(canonicalize_name(word.rstrip(".-_")) for word in _NAME.findall(why))
-    return Conflict(party.owner, tuple(name for name in named if name in known), why)
 
 
 def uv_environment(env: Mapping[str, str]) -> dict[str, str]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 Gate = Literal["engine", "warmup", "none"]
 Kind = Literal["apt", "comfyui", "pack", "pip", "script", "model"]
 
+BEFORE, AFTER = "model ", "after start: "
 _TOOLS_OF_PACKS = ("git", "git-lfs", "openssh-client", "ca-certificates")
 
 
@@ -46,9 +47,9 @@ class Task:
 def make_plan(manifest: Manifest) -> tuple[Task, ...]:
     """Lay out what a manifest asks for, each step behind those it waits for."""
     installs = _installs(manifest)
-    before = _models("model", manifest.before_start, "warmup", ())
+    before = _models(BEFORE, manifest.before_start, "warmup", ())
     names = tuple(task.name for task in before)
-    after = _models("later", manifest.after_start, "none", names)
+    after = _models(AFTER, manifest.after_start, "none", names)
     return (*installs, *before, *after)
 
 
@@ -82,15 +83,15 @@ def _installs(manifest: Manifest) -> list[Task]:
 
 
 def _models(
-    word: str, models: tuple[ModelFile, ...], gate: Gate, follows: tuple[str, ...]
+    prefix: str, models: tuple[ModelFile, ...], gate: Gate, follows: tuple[str, ...]
 ) -> list[Task]:
     tasks: list[Task] = []
     taken: set[str] = set()
     for model in models:
-        name, number = f"{word} {model.label}", 1
+        name, number = f"{prefix}{model.label}", 1
         while name in taken:
             number += 1
-            name = f"{word} {model.label} ({number})"
+            name = f"{prefix}{model.label} ({number})"
         taken.add(name)
         optional = gate == "none"
         tasks.append(Task(name, "model", (), follows, gate, optional, model))

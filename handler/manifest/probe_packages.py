@@ -37,7 +37,7 @@ def environment() -> dict[str, str]:
 
 
 def packages() -> list[dict[str, Any]]:
-    """Give name, version and, where it came from an address, that address of each package."""
+    """Give name, version, path of its metadata and, where it came from one, address of each."""
     found: dict[str, dict[str, Any]] = {}
     for folder in sys.path:
         try:
@@ -67,7 +67,7 @@ def _described(path: Path, stem: str, kind: str) -> dict[str, Any] | None:
         name, version = metadata["Name"], metadata["Version"]
         if not name or not version:
             return None
-    known: dict[str, Any] = {"name": name, "version": version}
+    known: dict[str, Any] = {"name": name, "version": version, "path": str(path.absolute())}
     with contextlib.suppress(OSError, ValueError):
         known["direct_url"] = json.loads((path / "direct_url.json").read_text(encoding="utf-8"))
     return known

@@ -15,9 +15,13 @@ Pattern = Literal["gateway", "queue"]
 Image = Literal["runtime", "devel"]
 
 
+NIGHTLY = "nightly"
+"""As a version: what its repository has now, as ComfyUI-Manager and comfy-cli call it."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryName:
-    """A pack by its name in ComfyUI's registry; `version` None for the newest."""
+    """A pack by its name in ComfyUI's registry; `version` None for the newest, or `NIGHTLY`."""
 
     id: str
     version: str | None = None

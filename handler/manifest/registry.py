@@ -42,6 +42,14 @@ class RegistryResolver(Protocol):
         """
         ...
 
+    async def repository(self, pack: str) -> str:
+        """Give the address of a pack's git repository.
+
+        Raises:
+            InstallFailed: there is no such pack, it tells none, or the registry does not answer.
+        """
+        ...
+
     async def fetch(self, archive: Archive, target: Path) -> str:
         """Bring the archive's zip file to `target`, and give its sha256.
 
@@ -60,27 +68,30 @@ class HttpRegistry:
 
     async def find(self, pack: str, version: str | None) -> Archive:
         """Ask for the version."""
+        params = {"version": version} if version is not None else {}
+        wanted = f"{pack} {version}" if version else pack
+        found = await self._ask(pack, "/install", params, wanted)
+        return Archive(pack, *_texts(pack, found, "version", "downloadUrl"))
+
+    async def repository(self, pack: str) -> str:
+        """Ask for the pack itself."""
+        return _texts(pack, await self._ask(pack, "", {}, pack), "repository")[0]
+
+    async def _ask(self, pack: str, rest: str, params: dict[str, str], wanted: str) -> Any:
         import httpx
 
-        params = {"version": version} if version is not None else {}
+        url = f"{self._base}/nodes/{quote(pack, safe='')}{rest}"
         try:
             async with httpx.AsyncClient(timeout=self._timeout_s, follow_redirects=True) as client:
-                answer = await client.get(
-                    f"{self._base}/nodes/{quote(pack, safe='')}/install", params=params
-                )
+                answer = await client.get(url, params=params)
                 if answer.status_code == 404:
-                    wanted = f"{pack} {version}" if version else pack
                     raise InstallFailed(
                         f"the registry of ComfyUI has no pack {wanted!r}",
                         hint="look it up on registry.comfy.org, or give its git address",
                     )
-                found = answer.raise_for_status().json()
-                return Archive(pack, str(found["version"]), str(found["downloadUrl"]))
-        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise InstallFailed(
-                f"the registry of ComfyUI gives no answer for {pack!r}: {type(error).__name__}",
-                retryable=True,
-            ) from error
+                return answer.raise_for_status().json()
+        except (httpx.HTTPError, ValueError) as error:
+            raise _no_answer(pack, error) from error
 
     async def fetch(self, archive: Archive, target: Path) -> str:
         """Stream the archive to disk."""
@@ -107,6 +118,20 @@ class HttpRegistry:
                 retryable=True,
             ) from error
         return digest.hexdigest()
+
+
+def _texts(pack: str, found: Any, *keys: str) -> list[str]:
+    try:
+        return [str(found[key]) for key in keys]
+    except (KeyError, TypeError) as error:
+        raise _no_answer(pack, error) from error
+
+
+def _no_answer(pack: str, error: Exception) -> InstallFailed:
+    return InstallFailed(
+        f"the registry of ComfyUI gives no answer for {pack!r}: {type(error).__name__}",
+        retryable=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,11 +68,13 @@ class Installed:
         versions: by canonical name.
         direct_urls: for what came from an address: the contents of `direct_url.json`.
         environment: variables of environment markers.
+        places: where each package's metadata lies.
     """
 
     versions: Mapping[str, str]
     environment: Mapping[str, str] = field(default_factory=dict)
     direct_urls: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_probe(found: dict[str, Any]) -> Installed:
@@ -82,6 +84,7 @@ def read_probe(found: dict[str, Any]) -> Installed:
         {canonicalize_name(p["name"]): str(p["version"]) for p in packages},
         found["environment"],
         {canonicalize_name(p["name"]): p["direct_url"] for p in packages if "direct_url" in p},
+        {canonicalize_name(p["name"]): str(p["path"]) for p in packages},
     )
 
 

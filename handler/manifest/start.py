@@ -15,11 +15,12 @@ from handler.manifest.model_states import ModelStates
 from handler.manifest.places import Places
 from handler.manifest.plan import make_plan
 from handler.manifest.schema import read_manifest
+from handler.manifest.searched import Known, is_own, known_of
 from handler.manifest.timeline import Timeline
 from handler.settings import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from handler.engine.boot import Site
     from handler.manifest.apply import Runner
@@ -105,13 +106,20 @@ def _check(manifest: Manifest, site: Site) -> None:
 
 
 def _make_folders(manifest: Manifest, site: Site) -> None:
-    """Make the folders of the models: the engine is told of those that are there."""
+    """Make the folders of the models: the engine is told of those that are there.
+
+    One that nobody can know is not made: the engine would be told of a typo, and take it for good.
+    """
     places = places_of(site)
     if places is None:
         return
+    known = known_of(site, manifest)
     for model in manifest.models:
         folder = places.of(model).parent
-        if folder.is_relative_to(places.models):
+        if not folder.is_relative_to(places.models) or folder == places.models:
+            continue
+        name = folder.relative_to(places.models).as_posix()
+        if known.packs or is_own(name, known.registry):
             with contextlib.suppress(OSError):  # whoever fetches it tells why not
                 folder.mkdir(parents=True, exist_ok=True)
 
@@ -127,10 +135,18 @@ class ManifestStart:
     Args:
         run: does a step.
         states: told of the models' bytes by whoever fetches them.
+        known: tells what is known of the engine's folders, once it was launched.
     """
 
-    def __init__(self, manifest: Manifest, run: Runner, states: ModelStates | None = None) -> None:
+    def __init__(
+        self,
+        manifest: Manifest,
+        run: Runner,
+        states: ModelStates | None = None,
+        known: Callable[[], Known] = Known,
+    ) -> None:
         self.manifest = manifest
+        self.known = known
         self.timeline = Timeline()
         self.warnings: list[str] = []
         self._states = states or ModelStates()
@@ -173,6 +189,10 @@ class ManifestStart:
         """
         with _final():
             await self._steps.before_warmup()
+
+    def with_failures(self, fault: InstallFailed) -> InstallFailed:
+        """Give a fault that stops the worker, with those of the steps that failed by now."""
+        return self._steps.joined(ENGINE_STEP, fault)
 
     async def finished(self) -> None:
         """Wait for everything, after_start included."""

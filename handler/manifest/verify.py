@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 from handler.manifest import comfyui, commands
 from handler.manifest.apt import package_name
 from handler.manifest.faults import InstallFailed
-from handler.manifest.lock import Lock, LockedComfyUI, LockedModel, LockedPack, model_key
+from handler.manifest.lock import (
+    Lock,
+    LockedComfyUI,
+    LockedModel,
+    LockedPack,
+    model_key,
+    model_path,
+)
 from handler.manifest.registry import read_mark
 
 if TYPE_CHECKING:
@@ -18,6 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from handler.manifest.installer import Tools
+    from handler.manifest.places import Places
     from handler.manifest.records import Manifest
     from handler.manifest.requirements import Installed
 
@@ -79,11 +87,14 @@ async def take_lock(manifest: Manifest, tools: Tools) -> Lock:
     return now
 
 
-async def observe(manifest: Manifest, tools: Tools, *, hashes: bool = True) -> Lock:
+async def observe(
+    manifest: Manifest, tools: Tools, *, hashes: bool = True, lock: Lock | None = None
+) -> Lock:
     """Look at everything a lock speaks of. What is not there is left out.
 
     Args:
         hashes: read the models whole; else their sizes alone are looked at.
+        lock: what it names is looked at as well, whatever the manifest names by now.
 
     Raises:
         InstallFailed: the interpreter, or git, cannot be run.
@@ -91,8 +102,8 @@ async def observe(manifest: Manifest, tools: Tools, *, hashes: bool = True) -> L
     installed, packs, models, apt = await asyncio.gather(
         tools.packages.installed(),
         _packs(tools),
-        _models(manifest, tools, hashes),
-        _apt(manifest, tools),
+        _models(_model_paths(manifest, tools, lock), hashes),
+        _apt(manifest, tools, lock),
     )
     nodes, changed = packs
     comfy = None
@@ -137,6 +148,21 @@ def compare(lock: Lock, now: Lock) -> list[Difference]:
     }
     found += _changed("model", {**lock.models, **known}, now.models)
     return sorted(found, key=lambda one: (one.kind, one.name, one.found or ""))
+
+
+def named_otherwise(manifest: Manifest, lock: Lock, places: Places) -> list[str]:
+    """Tell which models the manifest names in place of those of the lock, for people. Pure."""
+    now = {model_key(places.of(model), places) for model in manifest.models}
+    fresh, lines = sorted(now - lock.models.keys()), []
+    for key in sorted(lock.models.keys() - now):
+        folder = key.rpartition("/")[0]
+        other = next((name for name in fresh if name.rpartition("/")[0] == folder), None)
+        if other is None:
+            lines.append(f"the manifest no longer names model {key}")
+        else:
+            fresh.remove(other)
+            lines.append(f"the manifest now names model {other} in place of {key}")
+    return lines + [f"the manifest now names model {key} as well" for key in fresh]
 
 
 def _changed(kind: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Difference]:
@@ -219,20 +245,21 @@ def _code_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-async def _models(manifest: Manifest, tools: Tools, hashes: bool) -> dict[str, LockedModel]:
+def _model_paths(manifest: Manifest, tools: Tools, lock: Lock | None) -> dict[str, Path]:
+    places = tools.places
+    paths = {key: model_path(key, places) for key in (lock.models if lock is not None else ())}
+    return paths | {model_key(path, places): path for path in map(places.of, manifest.models)}
+
+
+async def _models(paths: Mapping[str, Path], hashes: bool) -> dict[str, LockedModel]:
     slots = asyncio.Semaphore(_HASHED_AT_ONCE)
 
     async def look(path: Path) -> LockedModel | None:
         async with slots:
             return await asyncio.to_thread(_look_at_model, path, hashes)
 
-    paths = [tools.places.of(model) for model in manifest.models]
-    looked = await asyncio.gather(*(look(path) for path in paths))
-    return {
-        model_key(path, tools.places): model
-        for path, model in zip(paths, looked, strict=True)
-        if model is not None
-    }
+    looked = await asyncio.gather(*(look(path) for path in paths.values()))
+    return {key: model for key, model in zip(paths, looked, strict=True) if model is not None}
 
 
 def _look_at_model(path: Path, hashes: bool) -> LockedModel | None:
@@ -248,9 +275,10 @@ def _look_at_model(path: Path, hashes: bool) -> LockedModel | None:
         raise InstallFailed(f"the model {path} cannot be read: {error.strerror}") from error
 
 
-async def _apt(manifest: Manifest, tools: Tools) -> dict[str, str]:
-    if not manifest.apt:
+async def _apt(manifest: Manifest, tools: Tools, lock: Lock | None) -> dict[str, str]:
+    names = dict.fromkeys(package_name(text) for text in manifest.apt)
+    names |= dict.fromkeys(lock.apt if lock is not None else ())
+    if not names:
         return {}
     versions = await tools.apt.versions()
-    names = (package_name(text) for text in manifest.apt)
     return {name: versions[name] for name in names if name in versions}

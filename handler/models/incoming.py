@@ -125,7 +125,7 @@ def _used(folder: Path) -> int:
     """Count the bytes on disk below a folder: a file that comes in parts has holes."""
     count = 0
     with contextlib.suppress(OSError):
-        for path in folder.iterdir():
+        for path in folder.rglob("*"):
             if path.suffix != ".note":  # small, and gone when the file is whole
                 with contextlib.suppress(OSError):
                     count += path.lstat().st_blocks * 512

@@ -143,7 +143,7 @@ def _with_catalogue(
     if fault.type != "value_not_in_list" or spec is None or declared is None:
         return fault
     known = parts.models.known_in(folders_of(spec, declared, listings))
-    near = nearest(str(fault.received), [*fault.choices_near, *known])
+    near = nearest(str(fault.received), dict.fromkeys([*fault.choices_near, *known]))
     if near == fault.choices_near:
         return fault
     hint = f"did you mean {', '.join(quoted(name) for name in near)}?"

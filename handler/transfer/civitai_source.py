@@ -14,6 +14,7 @@ import httpx
 
 from handler.errors import HandlerError, InputFailed
 from handler.transfer.http_source import open_http, release_http
+from handler.transfer.threads import ended
 
 if TYPE_CHECKING:
     from handler.credentials import Auth
@@ -28,6 +29,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MOST_TOLD = 4 << 20
 _MOST_KNOWN = 1024
 _PATIENCE_S = 10.0
+# No answer, or one that is not as the API's are; a question must never cost the download.
+_FAULTS = (
+    *(HandlerError, TimeoutError, httpx.InvalidURL, ArithmeticError, RecursionError),
+    *(ValueError, TypeError, AttributeError),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +86,7 @@ class CivitaiSource:
                 release_http(remote)
                 raise
         finally:
-            hashing.cancel()
+            await ended({hashing})
         return replace(remote, sha256=_meant(files, url, remote.size))
 
     async def open(self, remote: Remote, start: int, end: int | None) -> Body:
@@ -97,13 +103,13 @@ class CivitaiSource:
 
     async def _told(self, url: str, auth: Auth | None) -> list[_File]:
         """Give the files of a link's version; none where the API does not tell."""
-        asked = _question(url)
-        if asked in self._known:
-            return self._known[asked]
         try:
+            asked = _question(url)
+            if asked in self._known:
+                return self._known[asked]
             async with asyncio.timeout(self._patience_s):
                 files = _read(await self._answer(asked, auth))
-        except (HandlerError, TimeoutError, ValueError, TypeError, AttributeError) as fault:
+        except _FAULTS as fault:
             told = fault.message if isinstance(fault, HandlerError) else type(fault).__name__
             log.info("Civitai does not tell the hash of what is fetched: %s", told)
             return []
@@ -122,11 +128,6 @@ class CivitaiSource:
             release_http(remote)
 
 
-def is_download(path: str) -> bool:
-    """Tell whether a path of the site is that of a download link."""
-    return _PATH.fullmatch(path) is not None
-
-
 def _question(url: str) -> str:
     """Give the API's URL for a download link, with the credentials that are in the link."""
     link = httpx.URL(url)
@@ -135,8 +136,11 @@ def _question(url: str) -> str:
         raise InputFailed("no download link of Civitai")
     token = link.params.get("token")
     params = {"token": token} if token else {}
-    return str(link.copy_with(path=f"/api/v1/model-versions/{found[1]}", query=None, fragment=None)
-               .copy_merge_params(params))
+    return str(
+        link.copy_with(
+            path=f"/api/v1/model-versions/{found[1]}", query=None, fragment=None
+        ).copy_merge_params(params)
+    )
 
 
 def _whole(body: Body) -> bytes:

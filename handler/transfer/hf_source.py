@@ -107,10 +107,11 @@ class HfSource:
 
     async def bring(self, remote: Remote, part: Path, tell: Callable[[int], None]) -> int:
         """Link the file from a cache, or have the library fetch it; documented at the port."""
-        found = remote.handle
-        assert isinstance(found, _Found)
-        if not found.fresh:
-            cached, damaged = await self._threads.call(lambda: self._cached(found, remote))
+        known = remote.handle
+        assert isinstance(known, _Found)
+        found = known
+        if not known.fresh:
+            cached, damaged = await self._threads.call(lambda: self._cached(known, remote))
             if cached is not None:
                 # The file may have gone meanwhile: a cache is not ours.
                 with contextlib.suppress(FileNotFoundError):

@@ -134,7 +134,7 @@ async def connected(
             raise
     # By its number, since the loop's text has the address: that would map the network for a caller.
     why = os.strerror(fault.errno) if fault.errno else "no connection in time"
-    raise passing(f"cannot connect to {host}: {why}") from fault
+    raise passing(f"cannot connect to {host}:{port}: {why}") from fault
 
 
 class LineBody:

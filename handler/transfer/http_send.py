@@ -37,6 +37,7 @@ class Sender:
         threads: for what blocks.
         connect_timeout_s: longest wait for a connection to one address.
         idle_timeout_s: longest wait for the head of an answer.
+        header_withheld: told to who is refused without any credentials.
         trust: TLS trust; certifi's roots by default.
     """
 
@@ -47,6 +48,7 @@ class Sender:
         *,
         connect_timeout_s: float,
         idle_timeout_s: float,
+        header_withheld: bool = False,
         user_agent: str,
         trust: ssl.SSLContext | None,
     ) -> None:
@@ -55,6 +57,7 @@ class Sender:
         self._connect_timeout_s = connect_timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._given_trust = trust
+        self._header_withheld = header_withheld
         # Identity: parts, lengths and hashes are those of the file itself.
         self._headers = {"User-Agent": user_agent, "Accept": "*/*", "Accept-Encoding": "identity"}
 
@@ -113,7 +116,7 @@ class Sender:
             line.close()
             location = response.getheader("location")
             if status not in _REDIRECTS or not location:
-                raise _status_fault(response, ask)
+                raise _status_fault(response, ask, withheld=self._header_withheld)
             trail.led.append((origin(ask.url), response.headers))
             ask = ask.led_to(location)
         raise InputFailed(f"{ask.shown}: more than {_MAX_REDIRECTS} redirects")
@@ -158,14 +161,16 @@ class Sender:
             raise passing(f"{shown}: the source broke off") from fault
 
 
-def _status_fault(response: http.client.HTTPResponse, ask: Ask) -> InputFailed:
+def _status_fault(response: http.client.HTTPResponse, ask: Ask, *, withheld: bool) -> InputFailed:
     status = response.status
     message = f"{ask.shown}: {status} {response.reason or ''}".strip()
     details: dict[str, object] = {"status": status}
     if region := response.getheader("x-amz-bucket-region"):
         details["region"] = region
     if status in {401, 403}:
-        return AccessDenied(message, hint=denied_hint(ask.url.host), details=details)
+        bare = not ask.headers and not ask.query
+        hint = denied_hint(ask.url.host, header_withheld=withheld and bare)
+        return AccessDenied(message, hint=hint, details=details)
     if status not in _PASSING_STATUSES and status < 500:
         return InputFailed(message, details=details)
     after = response.getheader("retry-after", "")

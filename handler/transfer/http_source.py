@@ -46,6 +46,7 @@ class HttpSource:
         defaults: credentials for URLs that come without.
         connect_timeout_s: longest wait for a connection to one address.
         idle_timeout_s: longest silence of the source.
+        header_withheld: the operator set a header that most of these URLs do not get.
         trust: TLS trust; certifi's roots by default.
     """
 
@@ -57,6 +58,7 @@ class HttpSource:
         defaults: Sequence[Credential] = (),
         connect_timeout_s: float = 10.0,
         idle_timeout_s: float = 30.0,
+        header_withheld: bool = False,
         user_agent: str = "comfyfn",
         trust: ssl.SSLContext | None = None,
     ) -> None:
@@ -66,6 +68,7 @@ class HttpSource:
             threads,
             connect_timeout_s=connect_timeout_s,
             idle_timeout_s=idle_timeout_s,
+            header_withheld=header_withheld,
             user_agent=user_agent,
             trust=trust,
         )

@@ -41,9 +41,7 @@ def translated(repo: str, kind: str, revision: str, path: str) -> Iterator[None]
     from huggingface_hub import errors
 
     name = f"{path} of {repo} at {revision}"
-    page = (
-        f"https://huggingface.co/{'' if kind == 'model' else kind + 's/'}{repo}"
-    )
+    page = f"https://huggingface.co/{'' if kind == 'model' else kind + 's/'}{repo}"
     try:
         yield
     except (InputFailed, Left):

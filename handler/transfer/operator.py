@@ -5,6 +5,7 @@ What the operator named is not held to the address policy, and may be any file o
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from handler.inputs.address import AddressPolicy
 from handler.settings import SettingsError
 from handler.transfer.azure_source import AzureAccount
 from handler.transfer.records import Limits
-from handler.transfer.sources import Sources, SourceSettings
+from handler.transfer.sources import CIVITAI, Sources, SourceSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from handler.settings import Settings
     from handler.transfer.threads import Threads
 
-# By name: `*.civitai.com` would match a host that has it in its query.
-_CIVITAI = ("civitai.com", "www.civitai.com", "civitai.red", "www.civitai.red")
+log = logging.getLogger("comfyfn.transfer")
+
 _MEDIA_TRIES = 3
 
 
@@ -51,14 +52,20 @@ def caller_sources(
     Raises:
         SettingsError: credentials are set that cannot be sent.
     """
+    if proxy := settings.https_proxy or settings.http_proxy:
+        log.warning("downloads do not go through the proxy %s: hosts are connected to", proxy)
+    if settings.http_auth_name and not settings.http_auth_origins.strip():
+        log.warning(
+            "HTTP_AUTH_HEADER_NAME is sent to the operator's URLs only: for those of callers, "
+            "list the origins that may have it in HTTP_AUTH_ALLOWED_ORIGINS"
+        )
     return Sources(caller_settings(settings), _policy(settings, resolver), threads)
 
 
 def media_sources(settings: Settings, threads: Threads) -> Sources:
     """Make the sources of the media that callers name: as `caller_sources`, for what is small.
 
-    Links of the hub are fetched as they are: a picture that another job had in huggingface_hub's
-    cache is no business of this one, and the library takes a second to load.
+    Links of the hub are fetched as they are: a picture is here before huggingface_hub is loaded.
 
     Raises:
         SettingsError: credentials are set that cannot be sent.
@@ -94,7 +101,8 @@ def caller_settings(settings: Settings) -> SourceSettings:
     """
     origins = filter(None, map(str.strip, settings.http_auth_origins.split(",")))
     patterns = [f"{str(httpx.URL(origin)).rstrip('/')}/**" for origin in origins]
-    return _source_settings(settings, patterns, settings.allow_paths)
+    made = _source_settings(settings, patterns, settings.allow_paths)
+    return replace(made, header_withheld=bool(settings.http_auth_name))
 
 
 def _policy(settings: Settings, resolver: Resolver | None = None) -> AddressPolicy:
@@ -132,10 +140,9 @@ def _defaults(settings: Settings, patterns: Iterable[str]) -> tuple[Credential, 
     name = "CIVITAI_API_TOKEN"
     try:
         if settings.civitai_token:
+            # By name: `*.civitai.com` would match a host that has it in its query.
             bearer = BearerAuth(token=SecretStr(settings.civitai_token))
-            found += (
-                Credential(url_pattern=f"https://{host}/**", auth=bearer) for host in _CIVITAI
-            )
+            found += (Credential(url_pattern=f"https://{host}/**", auth=bearer) for host in CIVITAI)
         name = "HTTP_AUTH_HEADER_NAME and HTTP_AUTH_HEADER_VALUE"
         if settings.http_auth_name:
             header = HeaderAuth(

@@ -63,7 +63,7 @@ class Downloaded:
     Attributes:
         sha256: of the content where it was computed, else None.
         seconds: from asking to the end.
-        resumed_bytes: how many were there from an earlier run.
+        resumed_bytes: how many were there, from an earlier run or in a cache.
         filename_hint: the name the source gives it, no folder in it; "" for none.
         content_type: the media type that the source claims; "" for none.
         etag: what tells its version from others, where the source tells.

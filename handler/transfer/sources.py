@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -12,14 +13,15 @@ from pydantic import SecretStr
 from handler.errors import InputFailed
 from handler.inputs.address import AddressPolicy
 from handler.inputs.redact import redacted
+from handler.transfer.hub_urls import is_repository_page, names_a_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from handler.credentials import Credential
     from handler.transfer.azure_source import AzureAccount, AzureSource
     from handler.transfer.base import Source
+    from handler.transfer.civitai_source import CivitaiSource
     from handler.transfer.gcs_source import GcsSource
     from handler.transfer.hf_source import HfSource
     from handler.transfer.http_source import HttpSource
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
     from handler.transfer.threads import Threads
 
 _HUB = frozenset({"huggingface.co", "www.huggingface.co", "hf.co"})
+_CIVITAI_LINK = "/api/download/models/"
+CIVITAI = ("civitai.com", "www.civitai.com", "civitai.red", "www.civitai.red")
+# Where RunPod keeps the models that an endpoint was told to have; there on its machines only.
+_RUNPOD_CACHE = Path("/runpod-volume/huggingface-cache/hub")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,23 +45,29 @@ class SourceSettings:
         defaults: credentials of URLs that come without, for http(s).
         s3_region, s3_endpoint: AWS_REGION (or AWS_DEFAULT_REGION) and AWS_ENDPOINT_URL; the keys
             are found by boto3.
+        header_withheld: HTTP_AUTH_HEADER_* is set, and goes to few of these URLs or none.
         hf_token, hf_endpoint, hf_cache: HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE; huggingface_hub
             reads them by itself, too.
+        hf_more_caches: looked into after that one, and never written to.
         hf_over_http: links of the hub are fetched as they are, for want of huggingface_hub.
         google_key_file: GOOGLE_APPLICATION_CREDENTIALS.
+        civitai_hosts: whose download links are looked up in the API, each with a port or not.
         local_roots: folders that files may be taken from.
     """
 
     defaults: tuple[Credential, ...] = ()
+    header_withheld: bool = False
     s3_region: str | None = None
     s3_endpoint: str | None = None
     azure: AzureAccount | None = None
     hf_token: str | None = field(default=None, repr=False)
     hf_endpoint: str | None = None
     hf_cache: Path | None = None
+    hf_more_caches: tuple[Path, ...] = (_RUNPOD_CACHE,)
     hf_over_http: bool = field(default_factory=lambda: find_spec("huggingface_hub") is None)
     google_key_file: Path | None = None
     google_endpoint: str = "https://storage.googleapis.com"
+    civitai_hosts: tuple[str, ...] = CIVITAI
     local_roots: tuple[Path, ...] = ()
     connect_timeout_s: float = 10.0
     idle_timeout_s: float = 30.0
@@ -101,11 +113,19 @@ class Sources:
                 f"no source takes {parts.scheme[:40]}: URLs",
                 hint="use http(s)://, s3://, gs://, or a link of Hugging Face",
             )
-        if (host in _HUB or parts.netloc == self._own_hub()) and _names_a_file(parts.path):
-            return "hf"
+        if host in _HUB or parts.netloc == self._own_hub():
+            if names_a_file(parts.path):
+                return "hf"
+            if is_repository_page(parts.path):
+                raise _no_file(url)
+        if parts.path.startswith(_CIVITAI_LINK) and self._is_civitai(host, parts.netloc):
+            return "civitai"
         if _is_azure(host, parts.path):
             return "azure"
         return "http"
+
+    def _is_civitai(self, *names: str) -> bool:
+        return any(name in self._settings.civitai_hosts for name in names)
 
     def _own_hub(self) -> str:
         return urlsplit(self._settings.hf_endpoint or "").netloc or "huggingface.co"
@@ -137,6 +157,7 @@ class Sources:
             defaults=self._settings.defaults if defaults is None else defaults,
             connect_timeout_s=self._settings.connect_timeout_s,
             idle_timeout_s=self._settings.idle_timeout_s,
+            header_withheld=self._settings.header_withheld,
         )
 
     def s3(self) -> S3Source:
@@ -182,6 +203,7 @@ class Sources:
             token=set_.hf_token,
             endpoint=set_.hf_endpoint,
             cache_dir=set_.hf_cache,
+            more_caches=set_.hf_more_caches,
         )
 
     def _hub_over_http(self) -> HubHttpSource:
@@ -198,6 +220,12 @@ class Sources:
         policy = AddressPolicy("*") if set_.hf_endpoint else self._policy
         return HubHttpSource(self._http(policy, defaults), hub)
 
+    def civitai(self) -> CivitaiSource:
+        """Make the source of Civitai's download links."""
+        from handler.transfer.civitai_source import CivitaiSource
+
+        return CivitaiSource(self.checked(), self._threads)
+
     def local(self) -> LocalSource:
         """Make the source of local paths."""
         from handler.transfer.local_source import LocalSource
@@ -211,12 +239,16 @@ _MAKERS: dict[str, Callable[[Sources], Source]] = {
     "azure": Sources.azure,
     "gs": Sources.gcs,
     "hf": Sources.hf,
+    "civitai": Sources.civitai,
     "file": Sources.local,
 }
 
 
-def _names_a_file(path: str) -> bool:
-    return any(f"/{verb}/" in path for verb in ("resolve", "blob", "raw"))
+def _no_file(url: str) -> InputFailed:
+    return InputFailed(
+        f"{redacted(url)} is a page of Hugging Face, not a file",
+        hint="take the download link of one of its files: .../resolve/main/<file>",
+    )
 
 
 def _is_azure(host: str, path: str) -> bool:

@@ -21,9 +21,19 @@ def token_of(host: str) -> str | None:
     )
 
 
-def denied_hint(host: str) -> str:
-    """Say what to do when a host wants credentials."""
+def denied_hint(host: str, *, header_withheld: bool = False) -> str:
+    """Say what to do when a host wants credentials.
+
+    Args:
+        header_withheld: the operator has a header for hosts, and this one was not sent it.
+    """
     token = token_of(host)
     if token is None:
-        return f"send credentials for {host} with the request (`credentials` or `auth`)"
+        hint = f"send credentials for {host} with the request (`credentials` or `auth`)"
+        if header_withheld:
+            hint += (
+                "; HTTP_AUTH_HEADER_NAME goes to callers' URLs of the origins in "
+                "HTTP_AUTH_ALLOWED_ORIGINS only"
+            )
+        return hint
     return f"{host} wants credentials: set {token}, or send `credentials` or `auth`"

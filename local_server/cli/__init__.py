@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -40,7 +41,11 @@ def run_verb(options: argparse.Namespace) -> int:
     from handler.settings import SettingsError
 
     try:
-        return int(options.call(options))
+        status = int(options.call(options))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except SettingsError as error:
         print(f"comfyfn: settings: {error}", file=sys.stderr)
         return 2
@@ -53,3 +58,5 @@ def run_verb(options: argparse.Namespace) -> int:
         return 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
+    else:
+        return status

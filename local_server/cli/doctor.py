@@ -98,7 +98,8 @@ def _comfyui(settings: Settings) -> list[Finding]:
     if found.usable:
         return [*findings, Finding("ok", "gpu", f"{found.gpu}, {found.vram_mb} MiB")]
     if settings.allow_cpu:
-        return [*findings, Finding("warn", "gpu", f"{found.reason}; ALLOW_CPU=true goes without")]
+        text = f"{found.reason}; ALLOW_CPU is set: ComfyUI runs on the CPU, slowly"
+        return [*findings, Finding("warn", "gpu", text)]
     return [*findings, Finding("bad", "gpu", f"{found.reason}; ALLOW_CPU=true would go without")]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
 import shutil
@@ -13,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from handler.engine.roots import DEFAULT_VOLUMES
 from handler.errors import HandlerError
-from handler.graph.file_kinds import is_model_name
+from local_server.cli.doctor_files import file_findings
 from local_server.cli.findings import Finding
-from local_server.cli.model_map import model_map
+from local_server.cli.model_map import model_map, will_be_made
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -25,11 +24,6 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 LITTLE_SPACE_GIB = 2.0
-MOST_TOLD = 10
-# A volume may hold anything: the look for models that nobody searches has an end.
-MOST_ENTRIES = 50_000
-LONGEST_LOOK_S = 3.0
-DEEPEST = 5
 MEASURED_BYTES = 256 << 20
 MEASURED_S = 2.0
 BLOCK_BYTES = 8 << 20
@@ -66,8 +60,7 @@ def model_findings(
     findings = [] if found.told else [Finding("warn", "model folders", _NOT_TOLD)]
     findings += _roots(found, volumes)
     files = [file for name in found.folders.names for file in found.files(name)]
-    findings += [*_counts(found, files), *_wrong(found, files), *_unseen(found)]
-    findings += _cache(settings)
+    findings += [*file_findings(found, files), *_cache(settings)]
     return findings if quick else [*findings, *_throughput(found, files)]
 
 
@@ -81,7 +74,9 @@ def _roots(found: ModelMap, volumes: Sequence[Path]) -> Iterator[Finding]:
     if found.own is not None:
         yield _root(found.own, "")
     for root in found.roots:
-        if root.problem:
+        if root.own and will_be_made(root.path):
+            yield Finding("ok", "model root", f"{root.path}: not there yet, will be made")
+        elif root.problem:
             yield Finding("warn", "model root", f"{root.path}: not searched, {root.problem}")
         else:
             searched = len(root.folders)
@@ -121,100 +116,6 @@ def mount_of(path: Path, table: Path = Path("/proc/self/mounts")) -> Mount | Non
 
 def _unescaped(text: str) -> str:
     return text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
-
-
-# -- files ----------------------------------------------------------------------------------------
-
-
-def _counts(found: ModelMap, files: Iterable[ModelFileFound]) -> list[Finding]:
-    counts: collections.Counter[str] = collections.Counter()
-    sizes: collections.Counter[str] = collections.Counter()
-    for file in files:
-        if not file.dangling and found.lists(file.folder, file.name):
-            counts[file.folder] += 1
-            sizes[file.folder] += file.bytes
-    told = [f"{name} {counts[name]} ({sizes[name] / GIB:.1f} GiB)" for name in counts]
-    if not told:
-        return [Finding("ok", "model files", "none in any folder that is searched")]
-    return [Finding("ok", "model files", ", ".join(told))]
-
-
-def _wrong(found: ModelMap, files: Sequence[ModelFileFound]) -> Iterator[Finding]:
-    """Tell files that are there and of no use."""
-    dangling = [file.path for file in files if file.dangling]
-    yield from _listed("dangling link", dangling, "the file it leads to is gone")
-    left = [path for root in _searched(found) for path in _leftovers(root)]
-    yield from _listed("part of a file", left, "a download that did not end; it may be removed")
-    unlisted = [
-        file.path
-        for file in files
-        if not file.dangling and not found.lists(file.folder, file.name) and _is_odd(file.name)
-    ]
-    yield from _listed("wrong suffix", unlisted, "the engine does not list it")
-
-
-def _is_odd(name: str) -> bool:
-    """Tell whether a file was meant to be a model; texts and pictures beside models are not."""
-    suffix = Path(name).suffix.lower()
-    return suffix in {"", ".html", ".htm", ".part", ".tmp", ".download"} or is_model_name(name)
-
-
-def _leftovers(root: Path) -> list[Path]:
-    with contextlib.suppress(OSError):
-        return [path for path in sorted(root.glob(".*.part")) if path.is_file()]
-    return []
-
-
-def _searched(found: ModelMap) -> dict[Path, None]:
-    return {
-        path: None
-        for name in found.folders.names
-        for path in found.folders.paths[name]
-        if path.is_dir()
-    }
-
-
-def _unseen(found: ModelMap) -> Iterator[Finding]:
-    """Tell models that lie in a root where nobody searches."""
-    searched = {path.resolve() for path in _searched(found)}
-    bases = {root.path: None for root in found.roots if root.problem is None}
-    if found.own is not None:
-        bases.setdefault(found.own, None)
-    stray: dict[Path, None] = {}
-    for base in bases:
-        for path in _models_below(base, searched):
-            stray.setdefault(path, None)
-    yield from _listed("not searched", list(stray), "found there, but that folder is not searched")
-
-
-def _models_below(base: Path, searched: set[Path]) -> Iterator[Path]:
-    """Give model files below a folder that are in none of those searched, within bounds."""
-    until, count = time.monotonic() + LONGEST_LOOK_S, 0
-    for directory, below, names in os.walk(base):
-        here = Path(directory)
-        if here.resolve() in searched:
-            below.clear()
-            continue
-        deep = len(here.relative_to(base).parts) >= DEEPEST
-        below[:] = [] if deep else [name for name in sorted(below) if _may_hold_models(name)]
-        count += len(names)
-        if count > MOST_ENTRIES or time.monotonic() > until:
-            return
-        suffixes = (".safetensors", ".sft", ".ckpt", ".gguf", ".pt", ".pth")
-        yield from (here / name for name in names if name.lower().endswith(suffixes))
-
-
-def _may_hold_models(name: str) -> bool:
-    return not name.startswith(".") and name not in {
-        "custom_nodes", "node_modules", "site-packages", "venv", "__pycache__",
-    }  # fmt: skip
-
-
-def _listed(topic: str, paths: Sequence[Path], why: str) -> Iterator[Finding]:
-    for path in paths[:MOST_TOLD]:
-        yield Finding("warn", topic, f"{path}: {why}")
-    if len(paths) > MOST_TOLD:
-        yield Finding("warn", topic, f"and {len(paths) - MOST_TOLD} more")
 
 
 # -- cache and speed ------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 from handler.errors import BootFailed
 from handler.inputs.redact import redacted
 from local_server.cli.findings import Finding
+from local_server.cli.sizes import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,27 +39,32 @@ def need_findings(settings: Settings, kind: str) -> list[Finding]:
             settings.manifest, settings.manifest_json, allow_local_git=settings.manifest_local_git
         )
     except ManifestInvalid as error:
-        lines = error.message.splitlines()
-        return [Finding("bad", "manifest", line.strip()) for line in lines] + _extras(
-            settings, None
-        )
+        source = "MANIFEST_JSON" if settings.manifest_json.strip() else settings.manifest
+        faults = [Finding("bad", "manifest", f"{source}: {fault}") for fault in error.faults]
+        return [*faults, *_extras(settings, None), *_proxy(settings)]
     findings = []
     if manifest is not None:
         findings.append(Finding("ok", "manifest", _summary(manifest)))
         if manifest.requires is not None:
             findings += _requires(manifest.requires, settings, kind)
-    return findings + _extras(settings, manifest)
+    return [*findings, *_extras(settings, manifest), *_proxy(settings)]
+
+
+def _proxy(settings: Settings) -> list[Finding]:
+    proxy = settings.https_proxy or settings.http_proxy
+    text = f"downloads do not go through {proxy}: the hosts of models are connected to"
+    return [Finding("warn", "proxy", text)] if proxy else []
 
 
 def _summary(manifest: Manifest) -> str:
     counts = {
-        "Debian packages": len(manifest.apt),
-        "Python packages": len(manifest.pip),
-        "node packs": len(manifest.custom_nodes),
-        "models": len(manifest.models),
-        "named models": len(manifest.catalogue),
+        "Debian package": len(manifest.apt),
+        "Python package": len(manifest.pip),
+        "node pack": len(manifest.custom_nodes),
+        "model": len(manifest.models),
+        "named model": len(manifest.catalogue),
     }
-    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    told = ", ".join(counted(count, name) for name, count in counts.items() if count)
     return f"{manifest.source}: {told or 'nothing to do'}"
 
 

@@ -9,6 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from local_server.cli.sizes import counted
+
 if TYPE_CHECKING:
     import argparse
     from collections.abc import Iterator
@@ -60,7 +62,8 @@ def _read(options: argparse.Namespace) -> tuple[Settings, Manifest]:
     return settings, manifest
 
 
-def _places(settings: Settings) -> Places:
+def places_of(settings: Settings) -> Places:
+    """Give the folders that manifests speak of, on this machine."""
     from handler.engine.command import folders
     from handler.engine.roots import candidates
     from handler.manifest.places import Places
@@ -77,32 +80,47 @@ def _places(settings: Settings) -> Places:
 def _check(options: argparse.Namespace) -> int:
     """Tell what the manifest holds, and what of it may be another thing tomorrow."""
     settings, manifest = _read(options)
-    places = _places(settings)
+    places = places_of(settings)
     if settings.comfy_home is not None:
         places.check(manifest)
-    counts = {
-        "Debian packages": len(manifest.apt),
-        "Python packages": len(manifest.pip),
-        "node packs": len(manifest.custom_nodes),
-        "models before the start": len(manifest.before_start),
-        "models after the start": len(manifest.after_start),
-        "named models": len(manifest.catalogue),
-    }
-    told = ", ".join(f"{count} {name}" for name, count in counts.items() if count)
+    counts = (
+        (len(manifest.apt), "Debian package", ""),
+        (len(manifest.pip), "Python package", ""),
+        (len(manifest.custom_nodes), "node pack", ""),
+        (len(manifest.before_start), "model", " before the start"),
+        (len(manifest.after_start), "model", " after the start"),
+        (len(manifest.catalogue), "named model", ""),
+    )
+    told = ", ".join(counted(count, what) + when for count, what, when in counts if count)
     print(f"{manifest.source} is fine: {told or 'nothing to do'}")
-    for line in _loose_ends(manifest):
+    for line in (*_strange_folders(settings, manifest), *_loose_ends(manifest)):
         print(f"  {line}")
     return 0
 
 
+def _strange_folders(settings: Settings, manifest: Manifest) -> list[str]:
+    """Name the models for folders that ComfyUI does not have; it is asked where it is here."""
+    from handler.engine.command import interpreter
+    from handler.engine.preflight import model_folders
+    from handler.engine.roots import Registry, registry_of
+    from handler.manifest.searched import strange
+
+    models, home = (*manifest.models, *manifest.catalogue.values()), settings.comfy_home
+    # Most name usual folders: ComfyUI, whose answer takes a second, is not asked then.
+    if home is None or not strange(models, Registry()):
+        return strange(models, Registry())
+    told = model_folders(interpreter(settings), home)
+    return strange(models, registry_of(told) if told is not None else Registry())
+
+
 def _loose_ends(manifest: Manifest) -> Iterator[str]:
     from handler.manifest.git_refs import GitSource
+    from handler.manifest.records import NIGHTLY
 
     for pack in manifest.custom_nodes:
-        pinned = (
-            pack.source.pin if isinstance(pack.source, GitSource) else pack.source.version
-        ) is not None
-        if not pinned:
+        source = pack.source
+        pinned = source.pin if isinstance(source, GitSource) else source.version
+        if pinned in (None, NIGHTLY):
             yield f"line {pack.line}: {pack.name} is not pinned to a commit or version"
     for model in (*manifest.models, *manifest.catalogue.values()):
         if model.sha256 is None:
@@ -112,6 +130,8 @@ def _loose_ends(manifest: Manifest) -> Iterator[str]:
 def _apply(options: argparse.Namespace) -> int:
     """Install everything, and show when what happened."""
     settings, manifest = _read(options)
+    for line in _strange_folders(settings, manifest):
+        print(f"comfyfn: {line}", file=sys.stderr)
     downloads = (
         contextlib.nullcontext(_skipped) if options.skip_models else open_downloads(settings)
     )
@@ -141,7 +161,8 @@ async def _carry_out(manifest: Manifest, tools: Tools) -> int:
         finally:
             await start.stop()
     print(start.timeline.chart())
-    later = {name: error for name, error in start.faults.items() if name.startswith("later ")}
+    after = {task.name for task in plan if task.gate == "none"}
+    later = {name: error for name, error in start.faults.items() if name in after}
     for name, error in later.items():
         print(f"comfyfn: {name}: {error.message}", file=sys.stderr)
     try:
@@ -163,25 +184,35 @@ def _lock(options: argparse.Namespace) -> int:
     with _tools(settings, manifest, options, _skipped) as tools:
         lock = asyncio.run(take_lock(manifest, tools))
     write_lock(lock, path)
-    print(
-        f"{path}: {len(lock.custom_nodes)} node packs, {len(lock.pip)} packages, "
-        f"{len(lock.models)} models, {len(lock.apt)} Debian packages"
-    )
+    own = {pack.name for pack in manifest.custom_nodes}
+    strays = [name for name in lock.custom_nodes if name not in own]
+    more = f" ({len(strays)} of them not in the manifest: {', '.join(strays)})" if strays else ""
+    counts = {
+        "node pack": len(lock.custom_nodes),
+        "package": len(lock.pip),
+        "model": len(lock.models),
+        "Debian package": len(lock.apt),
+    }
+    packs, *others = (counted(count, what) for what, count in counts.items())
+    print(f"{path}: {', '.join([packs + more, *others])}")
     return 0
 
 
 def _verify(options: argparse.Namespace) -> int:
     """Print every difference; the status is 1 when there is one."""
     from handler.manifest.lock import read_lock
-    from handler.manifest.verify import compare, observe
+    from handler.manifest.verify import compare, named_otherwise, observe
 
     settings, manifest = _read(options)
     lock = read_lock(_lock_file(manifest, options))
     with _tools(settings, manifest, options, _skipped) as tools:
-        now = asyncio.run(observe(manifest, tools, hashes=not options.quick))
+        now = asyncio.run(observe(manifest, tools, hashes=not options.quick, lock=lock))
+        otherwise = named_otherwise(manifest, lock, tools.places)
     found = compare(lock, now)
     if lock.manifest != manifest.digest:
         print(f"{manifest.source} has changed since its lock was made")
+        for line in otherwise:
+            print(f"  {line}")
     for difference in found:
         print(difference)
     if not found:
@@ -207,7 +238,7 @@ def _tools(
     with tempfile.TemporaryDirectory(prefix="comfyfn-manifest-") as scratch:
         yield make_tools(
             manifest,
-            _places(settings),
+            places_of(settings),
             interpreter(settings),
             inherited_environment(),
             Path(scratch),

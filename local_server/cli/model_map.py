@@ -56,6 +56,7 @@ class ModelMap:
         roots: the others, as they were found.
         suffixes: by folder, what the engine lists there, lower case; empty for anything.
         told: ComfyUI itself told its folders; else they are the usual ones.
+        known: the folders that ComfyUI itself reads; of the others only a node pack may know.
     """
 
     folders: ModelFolders
@@ -63,6 +64,7 @@ class ModelMap:
     roots: tuple[roots.ModelRoot, ...] = ()
     suffixes: Mapping[str, frozenset[str]] = field(default_factory=dict)
     told: bool = True
+    known: frozenset[str] = frozenset()
 
     def files(self, folder: str) -> Iterator[ModelFileFound]:
         """Give the files of a folder, dangling links too, but no dot files and placeholders."""
@@ -119,12 +121,13 @@ def model_map(settings: Settings, volumes: Sequence[Path] = roots.DEFAULT_VOLUME
         names = roots.Registry() if answer is None else roots.registry_of(answer)
         paths, suffixes = _as_told(answer["folders"]) if answer else (_usual(own), {})
     found = _surveyed(settings, own, names, volumes)
+    read = frozenset(paths) | frozenset(names.places)
     for root in found:
         for name, more in root.folders.items():
             there = paths.setdefault(name, [])
             paths[name] = [*more, *there] if root.own else [*there, *more]
     kept = {name: tuple(dict.fromkeys(some)) for name, some in paths.items()}
-    return ModelMap(ModelFolders(kept, where), own, tuple(found), suffixes, told)
+    return ModelMap(ModelFolders(kept, where), own, tuple(found), suffixes, told, read)
 
 
 def _as_told(
@@ -145,20 +148,46 @@ def _surveyed(
 ) -> list[roots.ModelRoot]:
     """Look at the roots; MODEL_DIR as at one of the others, for whose folders nothing is made."""
     listed = roots.candidates(settings.model_dir, own, settings.model_roots, volumes)
-    found = roots.survey([replace(root, own=False) for root in listed], names)
-    both = zip(listed, found, strict=True)
-    return [_with_own_names(there, names) if was.own else there for was, there in both]
+    there = [replace(root, own=False) for root in listed if not _is_to_come(root)]
+    found = {root.path: root for root in roots.survey(there, names)}
+    looked = [found.get(root.path, root) for root in listed]
+    both = zip(listed, looked, strict=True)
+    return [_with_own_names(seen, names) if was.own else seen for was, seen in both]
+
+
+def _is_to_come(root: roots.ModelRoot) -> bool:
+    return root.own and will_be_made(root.path)
 
 
 def _with_own_names(root: roots.ModelRoot, names: roots.Registry) -> roots.ModelRoot:
-    """Add the folders of MODEL_DIR that node packs may ask for by names of their own."""
+    """Add the folders of MODEL_DIR that the server would make, or node packs may ask for."""
     more = {}
     if root.problem is None and root.path.is_dir():
         for path in sorted(root.path.iterdir()):
             known = path.name in names.folders or path.name in {"models", *NO_MODELS}
             if path.is_dir() and not known and not path.name.startswith("."):
                 more[path.name] = (path,)
-    return replace(root, own=True, folders={**more, **root.folders})
+    elif not will_be_made(root.path):
+        return replace(root, own=True)
+    made = {name: _to_be_made(root, name, places) for name, places in names.places.items()}
+    folders = {**more, **root.folders, **{name: some for name, some in made.items() if some}}
+    return replace(root, own=True, folders=folders, problem=None)
+
+
+def will_be_made(folder: Path) -> bool:
+    """Tell whether a folder is not there, and can be made."""
+    if folder.exists() or folder.is_symlink():
+        return False
+    there = next(path for path in folder.absolute().parents if path.exists())
+    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+
+
+def _to_be_made(root: roots.ModelRoot, name: str, places: Sequence[str]) -> tuple[Path, ...]:
+    """Give the folders of a name in the server's order, with those that are not there yet."""
+    there = root.folders.get(name, ())
+    paths = [root.path / place for place in places]
+    wanted = [path for path in paths if path in there or not path.exists()]
+    return tuple(dict.fromkeys((*wanted, *there)))
 
 
 def _files_below(root: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:

@@ -11,9 +11,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from local_server.cli.sizes import size_text
+
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Coroutine
+    from collections.abc import Collection, Coroutine, Mapping
 
     from handler.engine.boot import Site
     from handler.errors import BootFailed
@@ -179,12 +181,13 @@ class _Bar:
             file=sys.stderr,
             disable=None,
             leave=False,
-            bar_format="{desc:24.24} {bar} {percentage:3.0f}% {elapsed}",
+            bar_format="{desc:24.24} {bar} {percentage:3.0f}% {elapsed}{postfix}",
         )
         self._said_every_s = said_every_s
         self._begun = time.monotonic()
         self._doing = ""
         self._pct = 0.0
+        self._files: dict[tuple[str, str], Mapping[str, Any]] = {}
         self._lines: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
@@ -201,11 +204,23 @@ class _Bar:
         while True:
             await asyncio.sleep(self._said_every_s)
             seconds = time.monotonic() - self._begun
-            print(f"{self._doing}: {self._pct:.0f} %, {seconds:.0f} s so far", file=sys.stderr)
+            far = downloads_text(self._files.values()) or f"{self._pct:.0f} %"
+            print(f"{self._doing}: {far}, {seconds:.0f} s so far", file=sys.stderr)
 
     def say(self, text: str) -> None:
         self._doing = text
         self._bar.set_description_str(text)
+
+    def _fetching(self, news: Mapping[str, Any]) -> None:
+        self._files[news["node_id"], news["input"]] = news
+        several = len(self._files) > 1
+        self.say(f"fetching {f'{len(self._files)} files' if several else news['input']}")
+        self._bar.set_postfix_str(downloads_text(self._files.values()))
+
+    def _fetched(self) -> None:
+        if self._files:
+            self._files.clear()
+            self._bar.set_postfix_str("")
 
     def show(self, told: JobEvent | Answer) -> Answer | None:
         """Draw an event; an answer is given back."""
@@ -213,14 +228,34 @@ class _Bar:
 
         if not isinstance(told, JobEvent):
             return told
-        if told.type == "progress":
+        if told.type == "download":
+            self._fetching(told.data)
+        elif told.type == "progress":
+            self._fetched()
             self.say(str(told.data.get("title") or "running"))
             further = max(0.0, float(told.data["overall_pct"]) - self._pct)
             self._pct += further
             self._bar.update(further)
         elif told.type == "phase":
+            self._fetched()
             self.say(str(told.data["phase"]))
         return None
+
+
+def downloads_text(files: Collection[Mapping[str, Any]]) -> str:
+    """Sum up how far downloads are: 1.20 GB of 2.13 GB, 85.0 MB/s; "" for none.
+
+    Args:
+        files: the data of the newest `download` event of each.
+    """
+    if not files:
+        return ""
+    done = size_text(sum(news["done"] for news in files))
+    totals = [news["total"] for news in files]
+    whole = "" if None in totals else f" of {size_text(sum(totals))}"
+    under_way = [news for news in files if news["done"] != news["total"]]
+    speed = round(sum(news["bytes_per_s"] for news in under_way))
+    return f"{done}{whole}" + (f", {size_text(speed)}/s" if speed else "")
 
 
 def save(answer: Answer, folder: Path) -> None:

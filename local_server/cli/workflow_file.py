@@ -96,7 +96,7 @@ def _change(graph: dict[str, Any], change: str, stored: Path | None) -> None:
         raise InvalidWorkflow(f"-i {change}: write it as NODE.INPUT=VALUE")
     nodes = [i for i, n in graph.items() if isinstance(n, dict) and name in (i, _title(n))]
     if len(nodes) != 1:
-        known = ", ".join(f"{i} ({_title(n)})" for i, n in graph.items())
+        known = ", ".join(f"{i} ({_called(n)})" for i, n in graph.items() if isinstance(n, dict))
         problem = "is no node" if not nodes else "names several nodes"
         raise InvalidWorkflow(f"-i {change}: {name!r} {problem}; there are {known}")
     node = graph[nodes[0]]
@@ -145,6 +145,10 @@ def _value(text: str) -> Any:
 def _title(node: Any) -> str | None:
     meta = node.get("_meta") if isinstance(node, dict) else None
     return meta.get("title") if isinstance(meta, dict) else None
+
+
+def _called(node: dict[str, Any]) -> str:
+    return _title(node) or str(node.get("class_type") or "no class")
 
 
 def as_data_uri(path: Path) -> str:

@@ -226,7 +226,7 @@ def test_everything_is_there_and_came_side_by_side(tmp_path, comfy, wheels, pack
         assert any("4 GB of VRAM" in warning for warning in warnings)
         later = comfy.home / "models" / "loras" / "l.bin"
         wait_until("the later one comes", later.exists, 30)
-        wait_until("the other one fails", lambda: steps(server)["later gone.bin"]["end"], 30)
+        wait_until("the other one fails", lambda: steps(server)["after start: gone.bin"]["end"], 30)
         assert server.get("/health").json()["phase"] == "ready"
     finally:
         server.stop()
@@ -237,7 +237,7 @@ def test_everything_is_there_and_came_side_by_side(tmp_path, comfy, wheels, pack
         told = steps(server)
         show_chart(server)
         # Nothing but the one that is still not there was asked for.
-        wait_until("the other one fails", lambda: steps(server)["later gone.bin"]["end"], 30)
+        wait_until("the other one fails", lambda: steps(server)["after start: gone.bin"]["end"], 30)
         assert host.asked - asked <= 2
         assert told["engine boot"]["start"] < 3
     finally:

@@ -166,6 +166,30 @@ async def test_a_folder_that_is_not_searched_is_a_warning(tmp_path):
     assert "tiny is for the folder chekpoints, which the engine does not search" in warning
 
 
+async def test_a_name_to_preload_that_is_nowhere_is_a_warning(tmp_path):
+    """Known when the models are there."""
+    async with worker_with(tmp_path, "preload: [typo.safetensors]") as (handler, _, _):
+        await handler.start()
+        warnings = handler.health().boot["manifest"]["warnings"]
+    assert warnings == ["preload: typo.safetensors is in no folder of models"]
+
+
+async def test_a_broken_pack_and_a_model_that_failed_are_told_together(tmp_path):
+    """Nobody mends the one to learn of the other."""
+    failed = {"name": "p", "error": "ImportError: x", "hint": None, "traceback": []}
+    text = f"custom_nodes: [{{name: p}}]{MODELS}"
+    fault = InputFailed("no such file")
+    async with worker_with(
+        tmp_path, text, findings={"custom_nodes_failed": [failed]}, model=fault
+    ) as (handler, _, hands):
+        hands.on.set()
+        with pytest.raises(BootFailed):
+            await handler.start()
+        reason = handler.health().reason
+    assert "node pack p does not load: ImportError" in reason
+    assert "no such file" in reason
+
+
 async def test_waiting_for_models_is_no_warming_up(tmp_path):
     """The engine counts both as one."""
     findings = {"phases": {"warmup_s": 9.0}}

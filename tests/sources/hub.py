@@ -27,6 +27,7 @@ class Hub:
         asked: method, path and Authorization of each request.
         broken: how many requests are answered 503.
         gate: where a body stops in its middle.
+        swaps: what is given in place of a body, by the hash of that.
     """
 
     port: int = 0
@@ -36,6 +37,7 @@ class Hub:
     asked: list[tuple[str, str, str | None]] = field(default_factory=list)
     broken: int = 0
     gate: asyncio.Event | None = None
+    swaps: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> str:
@@ -59,6 +61,7 @@ class Hub:
             body = next(
                 body for body in self.files.values() if _hash(body) == request.path[len("/cdn/") :]
             )
+            body = self.swaps.get(_hash(body), body)
             if self.gate is not None and request.method == "GET":
                 return await self._gated(request, body)
             return _ranged(request, body)

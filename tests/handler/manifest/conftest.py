@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import os
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from sources.installation import build_site
+from sources.wheels import make_wheel
 
 from handler.manifest.faults import InstallFailed
 from handler.manifest.git import Git
@@ -102,28 +102,6 @@ def wheels(tmp_path_factory):
     return folder
 
 
-def make_wheel(folder, name, version, requires=()):
-    """Write a wheel of one empty module."""
-    module = name.replace("-", "_")
-    info = f"{module}-{version}.dist-info"
-    files = {
-        f"{module}.py": f"VERSION = {version!r}\n",
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        + "".join(f"Requires-Dist: {text}\n" for text in requires),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\n"
-        "Tag: py3-none-any\n",
-    }
-    record = ""
-    for path, text in files.items():
-        digest = base64.urlsafe_b64encode(hashlib.sha256(text.encode()).digest()).rstrip(b"=")
-        record += f"{path},sha256={digest.decode()},{len(text.encode())}\n"
-    path = folder / f"{module}-{version}-py3-none-any.whl"
-    with zipfile.ZipFile(path, "w") as packed:
-        for name_, text in {**files, f"{info}/RECORD": record + f"{info}/RECORD,,\n"}.items():
-            packed.writestr(name_, text)
-    return path
-
-
 @pytest.fixture(scope="session")
 def plain_env(tmp_path_factory):
     """Give uv an environment of its own: no settings of this machine, a cache of the tests."""
@@ -167,7 +145,13 @@ class ShelfRegistry:
 
     def __init__(self, shelf=None):
         self.shelf = shelf or {}
+        self.repositories = {}
         self.asked = []
+
+    async def repository(self, pack):
+        if pack not in self.repositories:
+            raise InstallFailed(f"the registry of ComfyUI has no pack {pack!r}")
+        return self.repositories[pack]
 
     async def find(self, pack, version):
         self.asked.append((pack, version))

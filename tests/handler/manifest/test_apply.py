@@ -135,6 +135,20 @@ async def test_a_model_that_fails_does_not_stop_the_engine():
         await start.before_warmup()
 
 
+async def test_a_failure_is_logged_once(caplog):
+    """As a warning; what went well is told for itself."""
+    caplog.set_level("INFO")
+    plan = [Task("good", "pack"), Task("bad", "pack"), model("after", "none", optional=True)]
+    start = started(plan, Script(bad=InstallFailed("broke"), after=InputFailed("gone")))
+    await start.finished()
+    told = [(one.levelname, one.message.partition(" (")[0]) for one in caplog.records]
+    assert sorted(told) == [
+        ("INFO", "good: done did good"),
+        ("WARNING", "after failed, and goes without: gone"),
+        ("WARNING", "bad failed: broke"),
+    ]
+
+
 async def test_an_unforeseen_exception_is_a_failure_of_its_step():
     """Even a fault of ours is told by the step it came from."""
     start = started([Task("pip", "pip")], Script(pip=KeyError("x")))

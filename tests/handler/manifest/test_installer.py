@@ -44,7 +44,7 @@ async def test_downloads_overlap_the_installation(site):
     records = {record.name: record for record in start.timeline.records}
 
     assert records["model a.bin"].start < records["apt"].end
-    assert records["model a.bin"].start < records["pip"].start < records["later b.bin"].start
+    assert records["model a.bin"].start < records["pip"].start < records["after start: b.bin"].start
     assert "model a.bin" in start.timeline.chart()
 
 

@@ -32,7 +32,7 @@ def test_each_model_has_a_state():
         "mb_per_s": None,
         "error": None,
     }
-    first, second = timeline.begin("model a.bin"), timeline.begin("later b.bin")
+    first, second = timeline.begin("model a.bin"), timeline.begin("after start: b.bin")
     states.listen(MANIFEST.before_start[0])(Progress(5_000_000, 10_000_000, 2e6))
     timeline.end(second, "warned", "no such file")
     told = {one["name"]: one for one in states.report(plan, timeline.records)}

@@ -251,3 +251,19 @@ async def test_an_archive_cannot_get_out_of_its_folder(folder, registry):
         await folder.place(NodePack(name="evil", source=RegistryName("evil")))
     assert os.listdir(folder.root) == []
     assert not (folder.root.parent / "escaped.py").exists()
+
+
+async def test_nightly_is_what_the_repository_has_now(folder, made, registry):
+    """Of the address that the registry tells; where it tells none, the copy's own is taken."""
+    nightly = NodePack(name="pack", source=RegistryName("pack", "nightly"))
+    registry.repositories["pack"] = HUB
+    assert (await folder.place(nightly)).commit == made.second
+    fourth = made.commit({"code.py": "4"})
+    registry.repositories.clear()
+    assert (await folder.place(nightly)).commit == fourth
+
+    with pytest.raises(InstallFailed, match="no pack 'other'"):
+        await folder.place(NodePack(name="other", source=RegistryName("other", "nightly")))
+    registry.repositories["other"] = "-x"
+    with pytest.raises(InstallFailed, match="repository in the registry is no address"):
+        await folder.place(NodePack(name="other", source=RegistryName("other", "nightly")))

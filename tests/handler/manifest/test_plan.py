@@ -37,7 +37,7 @@ def test_only_what_depends_waits():
     assert plan["install.py one"].needs == ("pip", "pack one")
     assert plan["install.py two"].follows == ("install.py one",)
     assert plan["model a.bin"].needs == plan["model a.bin (2)"].needs == ()
-    assert plan["later c.bin"].follows == ("model a.bin", "model a.bin (2)")
+    assert plan["after start: c.bin"].follows == ("model a.bin", "model a.bin (2)")
 
 
 def test_gates_are_what_must_precede():
@@ -48,7 +48,7 @@ def test_gates_are_what_must_precede():
         "model a.bin",
         "model a.bin (2)",
     }
-    assert [name for name, gate in gates.items() if gate == "none"] == ["later c.bin"]
+    assert [name for name, gate in gates.items() if gate == "none"] == ["after start: c.bin"]
 
 
 def test_git_from_apt_comes_before_the_packs():

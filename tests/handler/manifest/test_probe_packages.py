@@ -24,7 +24,8 @@ def test_names_and_versions_are_read_from_the_folders(tmp_path):
     """Without opening them; what pip left behind halfway is no package."""
     for name in ("leaf-1.10.dist-info", "~eaf-1.9.dist-info", "leaf", "notes-1.txt"):
         (tmp_path / name).mkdir()
-    assert probed(tmp_path)["packages"] == [{"name": "leaf", "version": "1.10"}]
+    path = str(tmp_path / "leaf-1.10.dist-info")
+    assert probed(tmp_path)["packages"] == [{"name": "leaf", "version": "1.10", "path": path}]
 
 
 def test_old_installs_and_addresses_are_known_too(tmp_path):
@@ -35,8 +36,13 @@ def test_old_installs_and_addresses_are_known_too(tmp_path):
     direct.mkdir()
     (direct / "direct_url.json").write_text('{"url": "https://e.org/own.zip"}')
     assert probed(tmp_path)["packages"] == [
-        {"name": "Old", "version": "2"},
-        {"name": "own", "version": "3", "direct_url": {"url": "https://e.org/own.zip"}},
+        {"name": "Old", "version": "2", "path": str(tmp_path / "old.egg-info")},
+        {
+            "name": "own",
+            "version": "3",
+            "path": str(direct),
+            "direct_url": {"url": "https://e.org/own.zip"},
+        },
     ]
 
 

@@ -25,6 +25,8 @@ class Shelf(http.server.BaseHTTPRequestHandler):
                 "downloadUrl": f"{base}/b.zip",
             },
             "/nodes/odd/install": {"what": "else"},
+            "/nodes/nice": {"id": "nice", "repository": "https://github.com/o/nice"},
+            "/nodes/odd": ["what"],
         }
         body = b"zip" if self.path.endswith(".zip") else json.dumps(answers.get(self.path)).encode()
         status = 200 if body != b"null" else 404
@@ -55,6 +57,15 @@ async def test_newest_and_exact_versions_are_found(registry, tmp_path):
     assert (archive.id, archive.version) == ("nice", "1.0.0")
 
     assert await registry.fetch(archive, tmp_path / "x") == hashlib.sha256(b"zip").hexdigest()
+
+
+async def test_the_repository_of_a_pack_is_told(registry):
+    """A pack that tells none is an error of ours."""
+    assert await registry.repository("nice") == "https://github.com/o/nice"
+    with pytest.raises(InstallFailed, match="gives no answer for 'odd'"):
+        await registry.repository("odd")
+    with pytest.raises(InstallFailed, match="no pack 'none'"):
+        await registry.repository("none")
 
 
 async def test_an_unknown_pack_and_an_odd_answer_are_told(registry, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 
 import pytest
 from lone import site_in
@@ -85,7 +86,7 @@ async def test_the_engine_waits_for_packages_and_the_warmup_for_models():
         hands.let("model a.bin")
         await warming
         assert start.installing() is None
-        hands.let("later b.bin")
+        hands.let("after start: b.bin")
         await start.finished()
     assert {step["outcome"] for step in start.report()["steps"]} == {"done"}
 
@@ -122,8 +123,8 @@ async def test_what_failed_is_told_and_not_tried_by_another_boot():
 async def test_a_file_for_later_that_fails_is_only_told():
     """Its state has the error; it is no warning of the boot's."""
     async with starting() as (start, hands):
-        hands.faults["later b.bin"] = InputFailed("no such file")
-        hands.let("pip", "model a.bin", "later b.bin")
+        hands.faults["after start: b.bin"] = InputFailed("no such file")
+        hands.let("pip", "model a.bin", "after start: b.bin")
         await start.before_warmup()
         await start.finished()
     later = start.report()["models"][1]
@@ -159,7 +160,7 @@ async def test_the_chart_is_drawn_line_by_line(caplog):
     """The log has one message a line."""
     caplog.set_level("INFO")
     async with starting() as (start, hands):
-        hands.let("pip", "model a.bin", "later b.bin")
+        hands.let("pip", "model a.bin", "after start: b.bin")
         await start.finished()
         caplog.clear()
         start.log_chart()
@@ -193,12 +194,14 @@ def test_no_manifest_is_none(tmp_path):
 
 def test_the_manifest_of_a_site_is_read_and_its_folders_are_made(tmp_path):
     """The engine is told of folders that are there; what is to be read ahead is noted."""
-    text = '{"models": {"before_start": [{"url": "https://e.org/a.bin", "folder": "mine/sub"}]}, '
+    text = '{"models": {"before_start": [{"url": "https://e.org/a.bin", "folder": "vae/sub"}, '
+    text += '{"url": "https://e.org/b.bin", "folder": "mine"}]}, '
     with site(tmp_path, MANIFEST_JSON=text + '"preload": ["a.bin"]}') as one:
         manifest = manifest_of(one)
         assert manifest.before_start[0].label == "a.bin"
         assert one.preload == ["a.bin"]
-    assert (tmp_path / "models" / "mine" / "sub").is_dir()
+    assert (tmp_path / "models" / "vae" / "sub").is_dir()
+    assert not (tmp_path / "models" / "mine").exists(), "the engine would be told of it"
 
 
 @pytest.mark.parametrize(
@@ -250,6 +253,40 @@ def test_repositories_of_this_machine_are_taken_where_that_is_set(tmp_path):
     with site(tmp_path, MANIFEST_JSON='{"custom_nodes": ["/srv/repository"]}', **env) as one:
         assert manifest_of(one).custom_nodes[0].name == "repository"
         assert places_of(one).custom_nodes == home / "custom_nodes"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_folder_that_a_pack_may_know_is_made(tmp_path, there):
+    """One of the manifest, or one that the image has."""
+    home = tmp_path / "comfy"
+    (home / "custom_nodes" / "__pycache__").mkdir(parents=True)
+    (home / "custom_nodes" / ("pack" if there else "pack.disabled")).mkdir()
+    (home / "main.py").touch()
+    body = {"models": {"before_start": [{"url": "https://e.org/a.bin", "folder": "mine"}]}}
+    env = {"ENGINE": "auto", "COMFY_HOME": str(home)}
+    with site(tmp_path, MANIFEST_JSON=json.dumps(body), **env) as one:
+        manifest_of(one)
+        models = places_of(one).models
+    assert (models / "mine").is_dir() is there
+    text = json.dumps({**body, "custom_nodes": ["pack"]})
+    with site(tmp_path, MANIFEST_JSON=text, **env) as one:
+        manifest_of(one)
+    assert (models / "mine").is_dir()
+
+
+async def test_a_fault_of_the_engine_is_told_with_what_failed_by_then():
+    """Alone where nothing did."""
+    fault = InstallFailed("node pack p does not load", hint="mend p")
+    async with starting() as (start, hands):
+        assert start.with_failures(fault) is fault
+        hands.faults["model a.bin"] = InputFailed("no such file")
+        hands.let("pip", "model a.bin")
+        with pytest.raises(InstallFailed, match="no such file"):
+            await start.before_warmup()
+        both = start.with_failures(fault)
+    assert both.message == "node pack p does not load\nno such file"
+    assert [one["step"] for one in both.details] == [ENGINE_STEP, "model a.bin"]
+    assert both.hint == "mend p"
 
 
 def test_roots_of_models_are_places(tmp_path):

@@ -6,12 +6,12 @@ import shutil
 from dataclasses import replace
 
 import pytest
-from sources.installation import needs_dpkg
+from sources.installation import TEXT, needs_dpkg
 
 from handler.manifest.apt import Apt
 from handler.manifest.faults import InstallFailed
 from handler.manifest.lock import Lock
-from handler.manifest.verify import Difference, compare, observe, take_lock
+from handler.manifest.verify import Difference, compare, named_otherwise, observe, take_lock
 
 
 @needs_dpkg
@@ -53,6 +53,29 @@ async def test_verify_finds_each_tampering(site, packages):
 
     quick = compare(lock, await observe(manifest, tools, hashes=False))
     assert "models/vae/a.bin" not in {one.name for one in quick}
+
+
+@needs_dpkg
+async def test_a_manifest_that_changed_does_not_make_files_go(site):
+    """What the lock names is looked at, whatever the manifest names by now."""
+    manifest, _ = await site.install("apt: [dpkg]\n" + TEXT.partition("\n")[2])
+    lock = await take_lock(manifest, site.tools(manifest))
+    text = TEXT.partition("\n")[2].replace("e.org/a.bin", "e.org/c.bin")
+    changed = site.manifest(text + "    - {url: https://e.org/d.bin, folder: clip}\n")
+    tools = site.tools(changed)
+
+    assert compare(lock, await observe(changed, tools, lock=lock)) == []
+    assert named_otherwise(changed, lock, tools.places) == [
+        "the manifest now names model models/vae/c.bin in place of models/vae/a.bin",
+        "the manifest now names model models/clip/d.bin as well",
+    ]
+    fewer = site.manifest(text.partition("models:")[0])
+    assert "the manifest no longer names model models/loras/b.bin" in named_otherwise(
+        fewer, lock, tools.places
+    )
+    (site.home / "models" / "vae" / "a.bin").unlink()
+    (gone,) = compare(lock, await observe(changed, tools, lock=lock))
+    assert "model models/vae/a.bin is missing" in str(gone)
 
 
 @needs_dpkg

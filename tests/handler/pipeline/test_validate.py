@@ -314,3 +314,15 @@ async def test_names_of_the_catalogue_pass_and_are_suggested(tmp_path):
     with pytest.raises(InvalidWorkflow) as caught:
         await validate(received(loading("LoraLoader", lora_name="sdxl-bass")), parts)
     assert caught.value.details[0]["choices_near"] == []
+
+
+async def test_a_name_that_is_listed_and_in_the_catalogue_is_suggested_once(tmp_path):
+    """The manifest brought it before."""
+    named = Named(names=("late.pt",), urls=("u",), folder="loras", filename="late.pt")
+    parts = models_in(tmp_path, named)
+    (tmp_path / "models" / "loras").mkdir(parents=True)
+    (tmp_path / "models" / "loras" / "late.pt").touch()
+
+    with pytest.raises(InvalidWorkflow) as caught:
+        await validate(received(loading("LoraLoader", lora_name="lat.pt")), parts)
+    assert caught.value.details[0]["choices_near"] == ["late.pt"]

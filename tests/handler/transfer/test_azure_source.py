@@ -37,7 +37,7 @@ def fetcher(make, threads, target, account=None, allow="127.0.0.1"):
 
     async def fetch(url, auth=None):
         got = await downloader.download(Wanted(url, target, auth=auth))
-        await downloader.check_access(url, auth)
+        await downloader.stat(url, auth)
         return got
 
     return fetch

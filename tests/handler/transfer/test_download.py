@@ -537,15 +537,14 @@ async def test_a_folder_that_cannot_be_written_is_our_fault(host, make, tmp_path
     assert caught.value.code == "internal_error"
 
 
-async def test_stat_and_check_access_fetch_nothing(host, make):
+async def test_a_question_fetches_nothing(host, make):
     """What the source tells, and whether it would."""
     host.put("/m.bin", MODEL, wants={"authorization": "Bearer good"})
     downloader = make()
 
     remote = await downloader.stat(host.url("/m.bin"), BearerAuth(token="good"))
-    await downloader.check_access(host.url("/m.bin"), BearerAuth(token="good"))
     with pytest.raises(AccessDenied, match="401"):
-        await downloader.check_access(host.url("/m.bin"), None)
+        await downloader.stat(host.url("/m.bin"), None)
 
     assert (remote.size, remote.etag, remote.ranges) == (len(MODEL), '"v1"', True)
     assert host.requests[1].headers["range"] == "bytes=0-0"
@@ -692,10 +691,9 @@ async def test_a_question_that_is_drawn_out_is_ended(host, make):
 
     async with talking(lead_on) as port:
         downloader = make(idle_s=0.15)
-        for ask in (downloader.stat, downloader.check_access):
-            with pytest.raises(InputFailed, match=r"no answer within 0\.6 s") as caught:
-                await ask(f"http://127.0.0.1:{port}/m")
-            assert caught.value.retryable
+        with pytest.raises(InputFailed, match=r"no answer within 0\.6 s") as caught:
+            await downloader.stat(f"http://127.0.0.1:{port}/m")
+        assert caught.value.retryable
 
 
 async def test_slow_downloads_keep_no_question_waiting(host, make, tmp_path):
@@ -708,7 +706,6 @@ async def test_slow_downloads_keep_no_question_waiting(host, make, tmp_path):
     while not host.requests:
         await asyncio.sleep(0)
 
-    await downloader.check_access(host.url("/m"))
     assert (await downloader.stat(host.url("/m"))).size == len(SMALL)
     go.set()
     await slow
@@ -729,3 +726,23 @@ async def test_what_nobody_took_up_for_a_week_goes_with_the_next_download(host, 
     left = names(tmp_path)
     assert [name.split(".")[1] for name in left[:2]] == ["young", "young"]
     assert left[2:] == ["m.bin"]
+
+
+async def test_slow_files_of_one_host_keep_no_others_waiting(host, make, tmp_path):
+    """They hold no more than their share of the connections, for however long."""
+    go = asyncio.Event()
+    slow = host.put("/slow", SMALL, pause=lambda _: go.wait())
+    quick = host.put("/quick", SMALL).replace("127.0.0.1", "localhost")
+    downloader = make(connections=4, per_host=3, allow="127.0.0.1,localhost")
+    tasks = [
+        asyncio.create_task(downloader.download(Wanted(slow, tmp_path / f"s{place}")))
+        for place in range(8)
+    ]
+    while host.open < 3:
+        await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(downloader.download(Wanted(quick, tmp_path / "q")), 10)
+
+    assert host.most_open == 4
+    go.set()
+    await asyncio.gather(*tasks)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 from sources.host import safetensors
 
@@ -15,6 +13,7 @@ from handler.transfer.http_source import HttpSource
 from handler.transfer.part import Part
 from handler.transfer.records import Limits, Wanted
 from handler.transfer.room import Room
+from handler.transfer.slots import Slots
 
 MODEL = safetensors(3 << 20)
 
@@ -24,7 +23,7 @@ def fly(threads, tmp_path):
     """Fetch a URL to `m.safetensors`; give what came and the progress."""
     source = HttpSource(AddressPolicy("127.0.0.1"), threads)
     limits = Limits(backoff_s=0.001, min_piece=1 << 20, spare_disk=0, tries=3)
-    means = Means(limits, threads, Room(0), asyncio.Semaphore(8))
+    means = Means(limits, threads, Room(0), Slots(8, 8))
 
     async def go(url, **fields):
         wanted = Wanted(url, tmp_path / "m.safetensors", **fields)

@@ -30,7 +30,7 @@ def fetch(make, threads, host, tmp_path):
 
         async def fetch(url, auth=None):
             got = await downloader.download(Wanted(url, tmp_path / "m.safetensors", auth=auth))
-            await downloader.check_access(url, auth)
+            await downloader.stat(url, auth)
             return got
 
         return fetch

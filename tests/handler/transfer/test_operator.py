@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from handler.credentials import auth_for
+from handler.credentials import BearerAuth, auth_for
 from handler.errors import InputFailed, UrlNotAllowed
 from handler.settings import Settings, SettingsError
+from handler.transfer.base import AccessDenied
 from handler.transfer.operator import (
     caller_settings,
     caller_sources,
@@ -198,7 +199,7 @@ async def test_callers_may_name_files_below_allow_paths_alone(make, threads, tmp
         assert "ALLOW_PATHS" in caught.value.hint
 
 
-async def test_media_are_callers_and_leave_nothing_in_the_hubs_cache(host, make, threads, tmp_path):
+async def test_media_are_callers_and_come_past_the_hubs_library(host, make, threads, tmp_path):
     """Links of the hub are fetched as any other; the policy and the limits are those of media."""
     settings = Settings(fetch_timeout_s=7.0, max_input_mb=3, download_timeout_s=9.0)
     sources = media_sources(settings, threads)
@@ -207,3 +208,44 @@ async def test_media_are_callers_and_leave_nothing_in_the_hubs_cache(host, make,
         await make(source=sources(url)).download(Wanted(url, tmp_path / "f", kind="file"))
     assert type(sources("https://huggingface.co/a/b/resolve/main/m")).__name__ == "HubHttpSource"
     assert (media_limits(settings).total_s, media_limits(settings).max_bytes) == (7.0, 3 << 20)
+
+
+@pytest.mark.parametrize("origins", ["", " ", "https://models.corp"])
+def test_a_header_that_callers_urls_do_not_get_is_told_at_the_start(threads, caplog, origins):
+    """Once, where none of them gets it; comfyui-api sent it to all."""
+    set_ = {"http_auth_name": "X-Key", "http_auth_value": CANARY, "http_auth_origins": origins}
+    for make_sources in (operator_sources, media_sources, caller_sources):
+        make_sources(Settings(**set_), threads)
+
+    told = [record.message for record in caplog.records]
+    assert len(told) == (0 if origins.strip() else 1)
+    assert all("HTTP_AUTH_ALLOWED_ORIGINS" in line and CANARY not in line for line in told)
+
+
+async def test_who_is_refused_without_the_header_is_told_its_setting(host, threads):
+    """A caller's URL that did not get it; not one with other credentials, nor the operator's."""
+    set_ = {"http_auth_name": "X-Key", "http_auth_value": CANARY, "url_allow_hosts": "127.0.0.1"}
+    url = host.put("/m", b"x", wants={"x-key": "another"})
+    callers = caller_sources(Settings(**set_), threads)
+    operators = operator_sources(Settings(**set_), threads)
+
+    for sources, auth, told in (
+        (callers, None, True),
+        (callers, BearerAuth(token="t"), False),
+        (operators, None, False),
+        (caller_sources(Settings(url_allow_hosts="127.0.0.1"), threads), None, False),
+    ):
+        with pytest.raises(AccessDenied) as caught:
+            await sources(url).stat(url, auth)
+        assert ("HTTP_AUTH_ALLOWED_ORIGINS" in caught.value.hint) is told
+        assert CANARY not in str(caught.value.envelope())
+
+
+def test_a_proxy_is_told_not_to_be_used(threads, caplog):
+    """Once, and without its password."""
+    settings = Settings.from_env({"HTTP_PROXY": f"http://me:{CANARY}@proxy.corp:3128"})
+    for make_sources in (operator_sources, media_sources, caller_sources):
+        make_sources(settings, threads)
+
+    (record,) = caplog.records
+    assert "do not go through the proxy proxy.corp:3128" in record.message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from handler.transfer.part import NOTE_EVERY, Part, part_path, remove_stale_parts
+from handler.transfer.part import BROUGHT, NOTE_EVERY, Part, part_path, remove_stale_parts
 
 URL = "https://a.test/m.bin?token=canary-4711"
 
@@ -107,6 +107,23 @@ def test_names_hold_no_secret_and_fit(tmp_path):
     assert part_path(tmp_path / "a", URL) != part_path(tmp_path / "a", URL + "x")
 
 
+def test_what_a_killed_process_was_bringing_goes_with_the_next_try(tmp_path):
+    """The next one brings it anew, in a folder of its own; names of any length do."""
+    target = tmp_path / ("[m]" * 80)
+    part = Part.locked(target, URL)
+    folder = tmp_path / f"{part.path.stem}.12345678.{BROUGHT}"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub" / "x").write_bytes(b"some of it")
+    other = tmp_path / f".m.12345678.{BROUGHT}"
+    other.mkdir()
+
+    part.whole()
+
+    assert not folder.exists()
+    assert other.exists()
+    part.close()
+
+
 def test_stale_parts_are_removed(tmp_path):
     """Those that nobody holds, and nothing else that is called so."""
     (tmp_path / ".mine.part").write_bytes(b"")
@@ -115,6 +132,7 @@ def test_stale_parts_are_removed(tmp_path):
         part.begin('"v1"', 100)
         part.write(0, memoryview(b"x"))
         part.whole().write_bytes(b"what a killed process had copied")
+        (tmp_path / f"{part.path.stem}.abc.{BROUGHT}" / "x").mkdir(parents=True)
         if url == URL:
             part.close()
     assert remove_stale_parts(tmp_path, 3600) == []
@@ -123,4 +141,4 @@ def test_stale_parts_are_removed(tmp_path):
     left = {path.stem for path in tmp_path.iterdir()}
     part.close()
 
-    assert left == {".mine", part.path.stem}
+    assert left == {".mine", part.path.stem, f"{part.path.stem}.abc"}

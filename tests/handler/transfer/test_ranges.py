@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from handler.errors import InputFailed
@@ -11,6 +9,7 @@ from handler.transfer.base import Remote
 from handler.transfer.part import Part
 from handler.transfer.ranges import Dropped, Ranges, backoff, too_large
 from handler.transfer.records import Limits
+from handler.transfer.slots import Slots
 
 LIMITS = Limits(backoff_s=1.0, longest_backoff_s=10.0)
 
@@ -67,7 +66,7 @@ async def bring(source, threads, target, ranges=True):
     part.begin("v", remote.size)
     try:
         await Ranges(
-            source, remote, part, limits=limits, slots=asyncio.Semaphore(4), threads=threads,
+            source, remote, part, limits=limits, slots=Slots(4, 4), threads=threads,
             max_bytes=None, shown="e.org/m", check_room=lambda: None,
         ).run()  # fmt: skip
         part.publish()

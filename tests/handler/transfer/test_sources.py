@@ -18,7 +18,9 @@ from handler.transfer.sources import Sources, SourceSettings
     ("url", "kind"),
     [
         ("https://example.com/m.bin", "HttpSource"),
-        ("https://civitai.com/api/download/models/1", "HttpSource"),
+        ("https://civitai.com/api/download/models/1", "CivitaiSource"),
+        ("https://civitai.com/images/1", "HttpSource"),
+        ("https://evil.test/api/download/models/1", "HttpSource"),
         ("https://huggingface.co/a/b/resolve/main/m", "HfSource"),
         ("https://huggingface.co/datasets/a/b/blob/main/m", "HfSource"),
         ("https://huggingface.co/front/logo.svg", "HttpSource"),
@@ -49,6 +51,25 @@ def test_other_urls_have_none(threads, url):
     with pytest.raises(InputFailed) as caught:
         Sources(SourceSettings(), AddressPolicy(), threads)(url)
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://huggingface.co/owner/name",
+        "https://hf.co/owner/name/tree/main",
+        "https://huggingface.co/datasets/owner/name?x=1",
+        "https://mirror.test:8000/owner/name",
+    ],
+)
+@pytest.mark.parametrize("over_http", [True, False])
+def test_a_page_of_a_repository_is_refused_with_the_link_to_take(threads, url, over_http):
+    """By the library or without: what would come is a web page."""
+    settings = SourceSettings(hf_endpoint="https://mirror.test:8000", hf_over_http=over_http)
+    with pytest.raises(InputFailed, match="is a page of Hugging Face, not a file") as caught:
+        Sources(settings, AddressPolicy(), threads)(url)
+    assert caught.value.status == 400
+    assert "/resolve/main/<file>" in caught.value.hint
 
 
 def test_no_providers_library_loads_before_its_first_use():

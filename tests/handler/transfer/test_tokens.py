@@ -26,3 +26,9 @@ def test_the_hint_names_the_setting_or_the_request():
     """What to do, for a host that is known and one that is not."""
     assert "set HF_TOKEN" in denied_hint("huggingface.co")
     assert denied_hint("e.org").startswith("send credentials for e.org")
+
+
+def test_a_header_that_was_withheld_is_named():
+    """Unless the host has a token of its own."""
+    assert "HTTP_AUTH_ALLOWED_ORIGINS" in denied_hint("e.org", header_withheld=True)
+    assert "HTTP_AUTH" not in denied_hint("huggingface.co", header_withheld=True)

@@ -78,6 +78,8 @@ def test_a_gpu_that_cannot_be_used_is_bad_unless_it_may_be_missing(home, allow, 
     found = findings(COMFY_HOME=str(home), ALLOW_CPU=allow)
     assert found["gpu"][0] == level
     assert "no driver is visible" in found["gpu"][1]
+    told = {"false": "ALLOW_CPU=true would go without", "true": "ALLOW_CPU is set"}
+    assert told[allow] in found["gpu"][1]
 
 
 @pytest.mark.parametrize("allow", ["false", "true"])

@@ -39,7 +39,7 @@ def test_a_manifest_is_told_in_short():
     """How many things of each kind it names."""
     url = "https://e.org/m.safetensors"
     found = told(**manifest(pip=["six"], models={"before_start": [{"url": url, "folder": "vae"}]}))
-    assert found["manifest"] == [("ok", "MANIFEST_JSON: 1 Python packages, 1 models")]
+    assert found["manifest"] == [("ok", "MANIFEST_JSON: 1 Python package, 1 model")]
 
 
 def test_every_fault_of_a_manifest_is_bad_and_has_its_line(tmp_path):
@@ -49,9 +49,9 @@ def test_every_fault_of_a_manifest_is_bad_and_has_its_line(tmp_path):
     found = told(MANIFEST=str(path))["manifest"]
     assert {level for level, _ in found} == {"bad"}
     texts = [text for _, text in found]
-    assert f"{path} has 2 faults:" in texts
-    assert any(text.startswith("line 1") for text in texts)
-    assert any(text.startswith("line 2") for text in texts)
+    assert len(texts) == 2
+    assert texts[0].startswith(f"{path}: line 1, ")
+    assert texts[1].startswith(f"{path}: line 2, ")
 
 
 def test_a_manifest_that_is_not_there_is_bad():
@@ -108,3 +108,12 @@ def test_what_is_set_or_named_needs_its_library(tmp_path):
     assert CANARY not in str(found)
     missing = [name for name, module in EXTRAS.items() if not importlib.util.find_spec(module)]
     assert len(found) == 1 + len(missing)
+
+
+def test_a_proxy_that_downloads_pass_by_is_told():
+    """Without its password; where none is set there is no such line."""
+    env = {"HTTPS_PROXY": f"http://me:{CANARY}@proxy.corp:3128", **manifest()}
+    ((level, text),) = told(**env)["proxy"]
+    assert (level, CANARY in text) == ("warn", False)
+    assert "do not go through proxy.corp:3128" in text
+    assert "proxy" not in told()

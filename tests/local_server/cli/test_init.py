@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
+import subprocess
+import sys
 
 import pytest
+from live import REPO
 from shell import comfyfn
 
 from handler.errors import InvalidWorkflow
@@ -74,3 +78,16 @@ def test_settings_that_cannot_be_used_are_status_2(tmp_path):
     assert said.stderr.count("\n") == 1
     assert "PORT" in said.stderr
     assert "ENGINE" in said.stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_fault(tmp_path):
+    """As `comfyfn doctor | head`; the status is that of any program that lost its reader."""
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(REPO)}
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "local_server.cli", "doctor", "--quick"],
+        cwd=REPO, env=env, stdout=writing, stderr=subprocess.PIPE, text=True, check=False,
+    )  # fmt: skip
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -52,15 +52,31 @@ def test_check_tells_what_is_in_it_and_what_is_loose(home, capsys):
     assert main(["manifest", "check", str(home / "m.yaml"), "--allow-local"]) == 0
 
     said = capsys.readouterr().out
-    assert "is fine: 1 node packs, 1 models before the start" in said
+    assert "is fine: 1 node pack, 1 model before the start" in said
     assert "line 1: pack is not pinned" in said
     assert "line 4: a.bin has no sha256" in said
+
+
+def test_check_and_apply_tell_of_a_folder_that_comfyui_does_not_have(home, capsys):
+    """A file there would never be seen."""
+    path = home / "m.yaml"
+    path.write_text(path.read_text().replace("folder: vae", "folder: checkpoint"))
+    said = "line 4: a.bin is for the folder checkpoint, which ComfyUI does not know"
+    assert main(["manifest", "check", str(path), "--allow-local"]) == 0
+    told = capsys.readouterr().out
+    assert said in told
+    assert "did you mean checkpoints?" in told
+    assert main(["manifest", "apply", str(path), "--allow-local", "--skip-models"]) == 0
+    assert said in capsys.readouterr().err
 
 
 def test_check_tells_every_fault_with_its_line(home, capsys):
     """One that is not ends with status 1."""
     assert main(["manifest", "check", str(home / "m.yaml")]) == 1
-    assert "line 1, custom_nodes[0]" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "line 1, custom_nodes[0]" in said
+    assert "--allow-local" in said
+    assert "MANIFEST_LOCAL_GIT=true" in said
 
 
 def test_check_knows_the_roots_that_a_start_would_know(home, capsys, monkeypatch):
@@ -83,7 +99,7 @@ def test_manifest_of_the_environment_is_taken(home, capsys, monkeypatch):
     monkeypatch.setenv("MANIFEST", str(home / "missing.yaml"))
     monkeypatch.setenv("MANIFEST_JSON", '{"apt": ["x"]}')
     assert main(["manifest", "check"]) == 0
-    assert "MANIFEST_JSON is fine: 1 Debian packages" in capsys.readouterr().out
+    assert "MANIFEST_JSON is fine: 1 Debian package" in capsys.readouterr().out
 
 
 def test_apply_lock_and_verify(home, capsys):
@@ -107,6 +123,28 @@ def test_apply_lock_and_verify(home, capsys):
     assert "model models/vae/a.bin is 7 bytes" in said
     assert "node pack pack is changed by hand (code.py)" in said
     assert main(["manifest", "verify", path, local, "--quick"]) == 1
+
+
+def test_a_pack_that_the_manifest_does_not_name_is_told(home, capsys):
+    """It is locked with the others, and named."""
+    path, local = str(home / "m.yaml"), "--allow-local"
+    assert main(["manifest", "apply", path, local]) == 0
+    (home / "ComfyUI" / "custom_nodes" / "badpack").mkdir()
+    assert main(["manifest", "lock", path, local]) == 0
+    assert "2 node packs (1 of them not in the manifest: badpack), " in capsys.readouterr().out
+    assert "badpack" in (home / "m.lock.yaml").read_text()
+
+
+def test_verify_tells_what_the_manifest_names_in_place_of_another(home, capsys):
+    """The file that the lock has is there, and not called missing."""
+    path, local = home / "m.yaml", "--allow-local"
+    assert main(["manifest", "apply", str(path), local]) == 0
+    assert main(["manifest", "lock", str(path), local]) == 0
+    path.write_text(path.read_text().replace("a.bin", "b.bin"))
+    assert main(["manifest", "verify", str(path), local]) == 1
+    said = capsys.readouterr().out
+    assert "now names model models/vae/b.bin in place of models/vae/a.bin" in said
+    assert "missing" not in said
 
 
 def test_apply_fails_with_what_is_missing(home, capsys):
@@ -181,7 +219,7 @@ async def test_apply_fetches_models_into_their_folders_once(host, models, tmp_pa
     host.requests.clear()
     status, _, err = await applied(path, models)
     assert status == 0
-    assert "later renamed.bin: done: there" in err
+    assert "after start: renamed.bin: done: there" in err
     assert host.requests == []
 
 

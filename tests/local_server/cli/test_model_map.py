@@ -10,7 +10,7 @@ import pytest
 
 from handler.errors import NotReady
 from handler.settings import Settings
-from local_server.cli.model_map import model_map
+from local_server.cli.model_map import model_map, will_be_made
 
 
 @pytest.fixture
@@ -65,6 +65,35 @@ def test_roots_are_searched_after_comfyuis_own_and_model_dir_before(home, tmp_pa
     assert found.folders.paths["special"] == (tmp_path / "own" / "special",)
     assert found.folders.writable("checkpoints") == tmp_path / "own" / "checkpoints"
     assert sorted(path.name for path in (tmp_path / "own").iterdir()) == ["checkpoints", "special"]
+
+
+def test_a_model_dir_counts_before_the_server_makes_it(home, tmp_path, caplog):
+    """A file that is added goes where the server will look first."""
+    own = tmp_path / "own"
+    found = mapped(home, MODEL_DIR=str(own))
+    assert found.folders.writable("text_encoders") == own / "text_encoders"
+    own.mkdir()
+    (own / "clip").mkdir()
+    found = mapped(home, MODEL_DIR=str(own))
+    assert found.folders.paths["text_encoders"][:2] == (own / "text_encoders", own / "clip")
+    assert [path.name for path in own.iterdir()] == ["clip"]
+    assert caplog.text == ""
+
+
+def test_folders_that_only_a_node_pack_may_know_are_told_apart(home, tmp_path):
+    """They are searched all the same."""
+    for path in ("own/checkpoint", "vol/models/sams", "vol/models/checkpoints"):
+        (tmp_path / path).mkdir(parents=True)
+    found = mapped(home, MODEL_DIR=str(tmp_path / "own"), MODEL_ROOTS=str(tmp_path / "vol"))
+    assert {"checkpoint", "sams"} == set(found.folders.names) - found.known
+
+
+def test_a_folder_that_cannot_be_made_is_not_to_come(tmp_path):
+    """One that is there is not, either."""
+    (tmp_path / "file").touch()
+    assert will_be_made(tmp_path / "a" / "b")
+    assert not will_be_made(tmp_path)
+    assert not will_be_made(tmp_path / "file" / "b")
 
 
 def test_where_comfyui_does_not_tell_the_usual_names_are_taken(home):

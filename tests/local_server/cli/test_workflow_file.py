@@ -216,3 +216,10 @@ def test_a_file_that_cannot_be_read_is_told(tmp_path, name, said):
     """In words, with its path."""
     with pytest.raises(InvalidWorkflow, match=said):
         read_graph(tmp_path / name, [])
+
+
+def test_nodes_without_a_title_are_told_by_their_class(tmp_path):
+    """In the list of those that a change may name."""
+    flow = written(tmp_path / "flow.json", {"1": {"class_type": "EmptyImage", "inputs": SIZE}})
+    with pytest.raises(InvalidWorkflow, match=r"there are 1 \(EmptyImage\)$"):
+        read_graph(flow, ["9.lora=x"])
