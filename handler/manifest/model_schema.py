@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from handler.manifest.reader import Reader
 
 _SHA256 = re.compile(r"(sha256:)?(?P<digits>[0-9a-fA-F]{64})")
-_KEYS = ("url", "urls", "folder", "filename", "sha256", "size", "licence", "license", "aliases")
+CATALOGUE_KEYS = (
+    "url", "urls", "folder", "filename", "sha256", "size", "licence", "license", "aliases",
+)  # fmt: skip
+MODEL_KEYS = (*CATALOGUE_KEYS, "local_path", "name")
 _SCHEMES = ("http", "https", "s3", "gs", "file")
 
 
@@ -24,7 +27,7 @@ def read_models(reader: Reader | None) -> tuple[ModelFile, ...]:
 
 
 def _model(item: Reader) -> ModelFile | None:
-    keys = item.keys(*_KEYS, "local_path", "name")
+    keys = item.keys(*MODEL_KEYS)
     name = keys["name"].parsed(check_folder) if "name" in keys else None
     if "local_path" in keys and ("folder" in keys or "filename" in keys):
         keys["local_path"].fault(
@@ -109,7 +112,7 @@ def read_catalogue(reader: Reader | None) -> dict[str, ModelFile]:
     """Read the named models."""
     found = {}
     for name, item in (reader.keys() if reader is not None else {}).items():
-        keys = item.keys(*_KEYS)
+        keys = item.keys(*CATALOGUE_KEYS)
         if "folder" not in keys:
             item.fault("must have `folder`")
         try:

@@ -28,6 +28,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_BYTES = 8 << 20
+KEYS = (
+    "apt", "pip", "custom_nodes", "models", "comfyui", "catalogue", "preload", "requires",
+)  # fmt: skip
+MOMENTS = ("before_start", "after_start")
+PACK_KEYS = (
+    "url", "name", "ref", "version", "folder", "optional", "replace", "skip_install_script",
+)  # fmt: skip
+REQUIRES_KEYS = ("vram_gb", "ram_gb", "gpu", "typical_s", "pattern", "image")
 _APT = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9-]+)?([=/][A-Za-z0-9.+:~-]+)?")
 _REGISTRY = re.compile(
     r"(?P<id>[A-Za-z0-9_][A-Za-z0-9._-]*)(@(?P<version>[A-Za-z0-9][A-Za-z0-9.+-]*))?"
@@ -91,10 +99,8 @@ def parse_manifest(
     except Unreadable as error:
         raise ManifestInvalid(source, error.faults) from error
     faults: list[Fault] = []
-    top = Reader(tree, "", faults).keys(
-        "apt", "pip", "custom_nodes", "models", "comfyui", "catalogue", "preload", "requires"
-    )
-    models = top["models"].keys("before_start", "after_start") if "models" in top else {}
+    top = Reader(tree, "", faults).keys(*KEYS)
+    models = top["models"].keys(*MOMENTS) if "models" in top else {}
     manifest = Manifest(
         source=source,
         digest=hashlib.sha256(text.encode()).hexdigest(),
@@ -171,9 +177,7 @@ def _named_pack(
 
 
 def _pack_by_keys(item: Reader, local: bool) -> NodePack | None:
-    keys = item.keys(
-        "url", "name", "ref", "version", "folder", "optional", "replace", "skip_install_script"
-    )
+    keys = item.keys(*PACK_KEYS)
     if ("url" in keys) == ("name" in keys):
         item.fault("must have either `url` or `name`")
         return None
@@ -224,7 +228,7 @@ def _leaf(text: str) -> str:
 def _requires(reader: Reader | None) -> Requires | None:
     if reader is None:
         return None
-    keys = reader.keys("vram_gb", "ram_gb", "gpu", "typical_s", "pattern", "image")
+    keys = reader.keys(*REQUIRES_KEYS)
     pattern = keys["pattern"].choice("gateway", "queue") if "pattern" in keys else None
     image = keys["image"].choice("runtime", "devel") if "image" in keys else None
     return Requires(

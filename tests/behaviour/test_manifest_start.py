@@ -135,6 +135,24 @@ def test_files_for_later_keep_nobody_waiting(start_server, host, tmp_path) -> No
     assert "gone.bin" in server.log.read_text()
 
 
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_that_comfyui_does_not_know_is_a_warning(start_server, host, tmp_path, there):
+    """Also where an earlier start has left it, so that the engine was told of it."""
+    root = tmp_path / "models"
+    if there:
+        (root / "checkpoint").mkdir(parents=True)
+    before = [entry(host.put("/a.bin", b"weights"), folder="checkpoint")]
+    server = start_server(
+        MANIFEST_JSON=manifest_of(before=before, preload=["typo.safetensors"]), MODEL_DIR=str(root)
+    )
+    folder, preload = server.get("/health").json()["boot"]["manifest"]["warnings"]
+    assert "a.bin is for the folder checkpoint, which " in folder
+    assert "did you mean checkpoints?" in folder
+    assert preload == "preload: typo.safetensors is in no folder of models"
+    told = server.log.read_text()
+    assert told.count("folder checkpoint") == told.count("typo.safetensors") == 1
+
+
 def test_a_model_that_cannot_be_had_makes_the_worker_unhealthy(start_server, host, tmp_path):
     """Both are named, the port stays open, and the engine is not booted again and again."""
     before = [entry(host.url("/gone.bin")), entry(host.url("/lost.bin"))]

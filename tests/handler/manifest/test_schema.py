@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
 from handler.manifest.faults import ManifestInvalid
 from handler.manifest.git_refs import GitSource
+from handler.manifest.model_schema import CATALOGUE_KEYS, MODEL_KEYS
 from handler.manifest.records import ComfyUIPin, RegistryName
-from handler.manifest.schema import parse_manifest, read_manifest
+from handler.manifest.schema import (
+    KEYS,
+    MOMENTS,
+    PACK_KEYS,
+    REQUIRES_KEYS,
+    parse_manifest,
+    read_manifest,
+)
+
+DOCUMENT = Path(__file__).parents[3] / "docs" / "manifest.md"
 
 SHA256 = "ab" * 32
 FULL = f"""\
@@ -199,3 +211,41 @@ def test_files_that_cannot_be_read_are_faults(tmp_path):
         read_manifest(tmp_path / "missing.yaml")
     with pytest.raises(ManifestInvalid, match="must end in"):
         read_manifest(tmp_path / "m.toml")
+
+
+def documented():
+    """Give the text of docs/manifest.md, and the example in it."""
+    text = DOCUMENT.read_text()
+    return text, text.partition("```yaml\n")[2].partition("```")[0]
+
+
+def test_the_documented_example_is_a_manifest(tmp_path):
+    """It is read as it stands there."""
+    path = tmp_path / "m.yaml"
+    path.write_text(documented()[1])
+    manifest = read_manifest(path, allow_local_git=True)
+    assert len(manifest.custom_nodes) == 9
+    assert [len(manifest.before_start), len(manifest.after_start)] == [2, 1]
+    assert list(manifest.catalogue) == ["anime"]
+    assert manifest.requires.typical_s == (5, 15)
+
+
+def test_every_key_is_documented():
+    """In the example, and in a table."""
+    text, example = documented()
+    body = yaml.safe_load(example)
+    packs = [pack for pack in body["custom_nodes"] if isinstance(pack, dict)]
+    models = [model for moment in MOMENTS for model in body["models"][moment]]
+    shown = [
+        (KEYS, [body]),
+        (MOMENTS, [body["models"]]),
+        (PACK_KEYS, packs),
+        (MODEL_KEYS, models),
+        (REQUIRES_KEYS, [body["requires"]]),
+    ]
+    for keys, entries in shown:
+        assert {key for entry in entries for key in entry} == set(keys)
+    assert set(body["catalogue"]["anime"]) <= set(CATALOGUE_KEYS)
+    tables = [line.split("|")[1] for line in text.splitlines() if line.startswith("| `")]
+    named = {key.strip(" `") for cell in tables for key in cell.split(",")}
+    assert named == {key for keys, _ in shown for key in keys} - set(MOMENTS)
