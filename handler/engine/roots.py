@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -142,14 +143,20 @@ def _is_listed(path: Path) -> bool:
 
 
 def survey(
-    roots: Sequence[ModelRoot], registry: Registry, limit_s: float = LOOK_LIMIT_S
+    roots: Sequence[ModelRoot],
+    registry: Registry,
+    limit_s: float = LOOK_LIMIT_S,
+    look: Callable[[ModelRoot, Registry], ModelRoot] | None = None,
 ) -> list[ModelRoot]:
     """Look what is below each root, all at once, and make what is missing below MODEL_DIR.
 
     A root that does not answer in time is left out: the engine would hang on it, too. A folder that
     is reached by two ways is searched once.
+
+    Args:
+        look: at one root; blocks for as long as its disk does.
     """
-    looked = answers([_scanner(root, registry) for root in roots], limit_s)
+    looked = answers([partial(look or scan, root, registry) for root in roots], limit_s)
     seen = set(filter(None, map(identity, registry.paths)))
     found = []
     for root, answer in zip(roots, looked, strict=True):
@@ -163,10 +170,6 @@ def survey(
             level = logging.DEBUG if here.own else logging.INFO  # that one has them all
             log.log(level, "models: %s has %s", here.path, ", ".join(here.folders) or "nothing new")
     return found
-
-
-def _scanner(root: ModelRoot, registry: Registry) -> Callable[[], ModelRoot]:
-    return lambda: scan(root, registry)
 
 
 def _without(root: ModelRoot, seen: set[tuple[int, int]]) -> ModelRoot:

@@ -169,7 +169,14 @@ def test_a_fault_of_a_look_is_no_answer(caplog):
 
 def test_the_survey_says_what_a_late_root_is(tmp_path, caplog):
     """No root is waited for longer than the limit."""
-    (found,) = survey([ModelRoot(tmp_path)], USUAL, limit_s=-1)
+    go = threading.Event()
+
+    def look(root, registry):
+        go.wait(20)
+        return scan(root, registry)
+
+    (found,) = survey([ModelRoot(tmp_path)], USUAL, limit_s=0.01, look=look)
+    go.set()
 
     assert found.problem is not None
     assert "did not answer" in found.problem
