@@ -76,15 +76,7 @@ async def run(
     begun = time.monotonic()
     words = [str(word) for word in command]
     try:
-        process = await asyncio.create_subprocess_exec(
-            *words,
-            cwd=cwd,
-            env=dict(env),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            start_new_session=True,
-        )
+        process = await _started(words, env, cwd, grace_s)
     except (OSError, ValueError) as error:
         raise InstallFailed(f"{what}: {words[0]} cannot be run: {error}") from error
     pump = _Pump(what, shown, both=both)
@@ -103,6 +95,33 @@ async def run(
     if check and code != 0:
         raise failure(what, done)
     return done
+
+
+async def _started(
+    words: Sequence[str], env: Mapping[str, str], cwd: Path | None, grace_s: float
+) -> asyncio.subprocess.Process:
+    """Start a program. Cancelled meanwhile, it is ended with its group.
+
+    asyncio would kill the program alone, and wait for the pipes of what that had started.
+    """
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *words,
+            cwd=cwd,
+            env=dict(env),
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        process = await starting
+        with _exit_of(process) as exited:
+            await _end_group(process, exited, grace_s)
+        raise
 
 
 def failure(what: str, done: Done) -> InstallFailed:

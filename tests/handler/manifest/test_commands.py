@@ -94,6 +94,23 @@ async def test_cancelling_ends_the_whole_group(tmp_path):
     assert await gone(int(mark.read_text()))
 
 
+async def test_cancelling_while_it_is_started_ends_the_group_as_well(tmp_path):
+    """It may have children before we hold its pipes."""
+    mark = tmp_path / "pid"
+    script = f"sleep 60 & echo $! > {mark}.new; mv {mark}.new {mark}; wait"
+    task = asyncio.create_task(commands.run(["sh", "-c", script], what="try", env=ENV))
+    await asyncio.sleep(0)
+    # The loop stands still until the program is under way: its start cannot be over before.
+    await asyncio.sleep(0)
+    until = time.monotonic() + 10
+    while not mark.exists() and time.monotonic() < until:
+        time.sleep(0.01)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await gone(int(mark.read_text()))
+
+
 async def test_a_program_that_ignores_the_wish_is_killed():
     """SIGTERM first, SIGKILL after the grace."""
     script = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
