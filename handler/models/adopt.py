@@ -19,7 +19,7 @@ from handler.models.access import denied
 from handler.models.item import Item, Origin, regular
 from handler.models.names import HEAD_BYTES, bare_url, is_safetensors, leaf_for, url_id
 from handler.transfer.base import AccessDenied
-from handler.transfer.verify import Corrupt, check_safetensors
+from handler.transfer.verify import SAFETENSORS, Corrupt, check_safetensors
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +91,7 @@ async def tells_whole(item: Item) -> bool | None:
         head = _head(item.path)
     except OSError:
         return False
-    named = item.path.suffix in {".safetensors", ".sft"}
+    named = item.path.suffix in SAFETENSORS
     if not named and not is_safetensors(head, item.bytes):
         return None
     try:

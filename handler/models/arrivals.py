@@ -12,7 +12,7 @@ from handler.models.access import needs_right, origin_of
 from handler.models.eviction import discard
 from handler.models.item import Item
 from handler.models.names import HEAD_BYTES, leaf_for, suffix_of, url_id
-from handler.transfer.verify import Corrupt, check_safetensors
+from handler.transfer.verify import SAFETENSORS, Corrupt, check_safetensors
 
 if TYPE_CHECKING:
     from handler.models.index import Index
@@ -87,7 +87,7 @@ def _leaf(source: ModelSource, got: Downloaded) -> str:
     with got.path.open("rb") as file:
         head = file.read(HEAD_BYTES)
     leaf = leaf_for(source.url, got.filename_hint, head, got.bytes, source.suffix)
-    named = suffix_of(leaf) in {".safetensors", ".sft"}
+    named = suffix_of(leaf) in SAFETENSORS
     if named and got.sha256 is None and not suffix_of(got.path.name):
         try:
             check_safetensors(got.path, redacted(source.url))

@@ -28,7 +28,7 @@ from handler.models.places import (
 from handler.models.publish import taken_elsewhere
 from handler.models.records import ModelSource
 from handler.models.visible import find_folder, make_listed, make_visible, model_suffix
-from handler.transfer.verify import check_safetensors
+from handler.transfer.verify import SAFETENSORS, check_safetensors
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Collection, Mapping, Sequence
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from handler.transfer.records import OnProgress
 
 log = logging.getLogger("comfyfn.models")
-SAFETENSORS = frozenset({".safetensors", ".sft"})
 
 
 @dataclass(frozen=True, slots=True)

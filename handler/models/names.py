@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from handler.errors import InvalidPayload
 from handler.graph.file_kinds import is_model_name
 from handler.graph.model_inputs import is_probe
+from handler.transfer.verify import SAFETENSORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,7 +31,6 @@ _FORBIDDEN = frozenset('/\\:<>"|?*')
 # Surrogates, and what breaks a line, besides the control characters proper.
 _UNPRINTABLE = frozenset(("Cc", "Cs", "Zl", "Zp"))
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|conin\$|conout\$|com[0-9]|lpt[0-9]) *(\..*)?")
-_SAFETENSORS = frozenset((".safetensors", ".sft"))
 _SECRET_NAME = re.compile(r"(?i)sig|token|secret|key|auth|pass|pwd|jwt|hmac|cred|policy|session")
 _LONG_VALUE = 32
 
@@ -153,7 +153,7 @@ def _by_bytes(names: Iterable[str], head: bytes, size: int) -> str:
     if is_safetensors(head, size):
         # A torch loader is what the engine takes for any other suffix.
         told = (suffix_of(name) for name in names)
-        return next((one for one in told if one in _SAFETENSORS), ".safetensors")
+        return next((one for one in told if one in SAFETENSORS), ".safetensors")
     return ".gguf" if head.startswith(b"GGUF") else ""
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _BLOCK = 1 << 20
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 _LONGEST_PAGE = 4 << 20
-_SUFFIXES = (".safetensors", ".sft")
+SAFETENSORS = (".safetensors", ".sft")
 _MOST_AXES = 64
 _MOST = 1 << 62
 _ODD = (ValueError, KeyError, TypeError, AttributeError)
@@ -124,7 +124,7 @@ def check_file(path: Path, wanted: Wanted, remote: Remote, found: str | None, sh
     expected = wanted.sha256 or remote.sha256
     if expected and found:
         check_hash(expected, found, shown)
-    elif wanted.kind == "model" and name.lower().endswith(_SUFFIXES):
+    elif wanted.kind == "model" and name.lower().endswith(SAFETENSORS):
         check_safetensors(path, shown)
 
 

@@ -170,8 +170,7 @@ async def _bring(store: Store, source: Any, filename: str | None) -> Stored:
     """
     from handler.manifest.records import ModelFile
     from handler.models.download_request import last_segment
-    from handler.models.library import SAFETENSORS
-    from handler.transfer.verify import check_safetensors
+    from handler.transfer.verify import SAFETENSORS, check_safetensors
     from local_server.cli.bars import ByteBars
 
     label = filename or last_segment(source.url) or "file"
