@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from handler.engine.comfyui import ComfyEngine
 from handler.errors import InternalFault
+from handler.inputs.address import AddressPolicy
 from handler.manifest.build import make_start
 from handler.manifest.names import named_models
 from handler.manifest.start import manifest_of, places_of
@@ -17,6 +18,7 @@ from handler.pipeline.stages import Parts
 from handler.service import Handler
 from handler.transfer.download import Downloader
 from handler.transfer.operator import (
+    caller_policy,
     caller_sources,
     media_limits,
     media_sources,
@@ -26,9 +28,15 @@ from handler.transfer.records import Limits
 from handler.transfer.threads import Threads
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from handler.engine.boot import Site
     from handler.engine.process import EngineProcess
     from handler.manifest.records import Manifest
+    from handler.outbox.outbox import Outbox
+    from handler.outbox.records import Delivery
+    from handler.outbox.sending import Sender
+    from handler.outbox.system_events import SystemEvents
     from handler.settings import Settings
 
 log = logging.getLogger("comfyfn.build")
@@ -92,3 +100,43 @@ def cache_folder(settings: Settings) -> Path:
     caches = Path.home() / ".cache"
     theirs = caches / "comfyui-api"
     return settings.cache_dir or (theirs if theirs.is_dir() else caches / "comfyfn")
+
+
+def build_outbox(settings: Settings, listener: Callable[[Delivery], None] | None = None) -> Outbox:
+    """Wire the outbox for callers' webhooks.
+
+    Args:
+        listener: told what came of every try.
+    """
+    from handler.outbox.outbox import Outbox
+    from handler.outbox.records import Terms, outbox_folder
+
+    return Outbox(
+        outbox_folder(settings),
+        _sender(settings, caller_policy(settings)),
+        secret=settings.webhook_secret,
+        terms=Terms.of(settings),
+        listener=listener,
+    )
+
+
+def build_system_events(settings: Settings) -> SystemEvents:
+    """Wire what tells the operator of this instance's events."""
+    from handler.outbox.system_events import SystemEvents
+
+    return SystemEvents(
+        settings.system_webhook_url,
+        settings.system_webhook_events,
+        _sender(settings, AddressPolicy("*")),
+        metadata=dict(settings.system_metadata),
+    )
+
+
+def _sender(settings: Settings, policy: AddressPolicy) -> Sender:
+    from handler.outbox.sending import Sender
+
+    return Sender(
+        policy,
+        secret=settings.webhook_secret,
+        timeout_s=settings.webhook_timeout_s,
+    )

@@ -13,6 +13,7 @@
     │   ├── NotFound             404 not_found            no such route or job
     │   ├── MethodNotAllowed     405 method_not_allowed
     │   ├── NotAcceptable        406 not_acceptable       no output is of the accepted type
+    │   ├── Conflict             409 conflict             the same id or key, another payload
     │   ├── PayloadTooLarge      413 payload_too_large
     │   ├── UnsupportedMediaType 415 unsupported_media_type
     │   └── JobCancelled         499 cancelled            somebody asked for it
@@ -22,6 +23,9 @@
     │   ├── InternalFault        500 internal_error       a fault of ours
     │   ├── EngineDied           502 engine_died          ComfyUI ended under the job
     │   ├── EngineRefused        502 engine_refused       ComfyUI answered out of protocol
+    │   ├── UploadFailed         502 upload_failed        a storage did not take an output
+    │   ├── WorkerLost           502 worker_lost          our process ended under the job
+    │   ├── StateUnavailable     503 state_unavailable    where state is kept does not answer
     │   ├── NotReady             503 not_ready            booting, restarting or unhealthy
     │   ├── Draining             503 draining
     │   ├── QueueTimedOut        503 queue_timed_out      waited too long for the engine
@@ -207,6 +211,13 @@ class NotAcceptable(CallerError):
     status = 406
 
 
+class Conflict(CallerError):
+    """The same id or idempotency key was sent with another payload."""
+
+    code = "conflict"
+    status = 409
+
+
 class PayloadTooLarge(CallerError):
     """The body is over `MAX_BODY_SIZE_MB`."""
 
@@ -274,6 +285,27 @@ class EngineRefused(PlatformError):
 
     code = "engine_refused"
     status = 502
+
+
+class UploadFailed(PlatformError):
+    """A storage did not take an output; the run itself was good, and its outputs are kept."""
+
+    code = "upload_failed"
+    status = 502
+
+
+class WorkerLost(PlatformError):
+    """The worker that had the job ended without a word."""
+
+    code = "worker_lost"
+    status = 502
+
+
+class StateUnavailable(PlatformError):
+    """Where records and outputs are kept does not answer, or not as it must."""
+
+    code = "state_unavailable"
+    status = 503
 
 
 class NotReady(PlatformError):

@@ -22,6 +22,21 @@ Environment = Mapping[str, str]
 _HOST_ENTRY = re.compile(
     r"(https?://)?(\[[\da-f:.]+\]|[\w.*?\-\[\]!]+)(:\d{1,5})?/?", re.IGNORECASE
 )
+COMFY_EVENTS = (
+    *("status", "progress", "progress_state", "executing", "execution_start", "execution_cached"),
+    *("executed", "execution_success", "execution_interrupted", "execution_error"),
+)
+STORAGE_EVENTS = ("file_downloaded", "file_uploaded", "file_deleted")
+SYSTEM_EVENTS = COMFY_EVENTS + STORAGE_EVENTS
+
+_META = "SYSTEM_META_"
+_SALAD = (
+    *("SALAD_ORGANIZATION_NAME", "SALAD_ORGANIZATION_ID", "SALAD_PROJECT_NAME"),
+    *("SALAD_PROJECT_ID", "SALAD_CONTAINER_GROUP_NAME", "SALAD_CONTAINER_GROUP_ID"),
+    *("SALAD_INSTANCE_ID", "SALAD_MACHINE_ID"),
+)
+# Two of its letters make a byte, whatever is between them.
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-][^A-Za-z0-9+/_-]*[A-Za-z0-9+/_-]")
 
 
 class SettingsError(ValueError):
@@ -135,6 +150,17 @@ def _hosts(text: str) -> str:
     return text
 
 
+def _state_url(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme == "s3" and parts.netloc and not parts.query:
+        return text
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return text
+    if "://" in text:
+        raise ValueError("is neither a folder, file:///folder nor s3://bucket/prefix")
+    return text
+
+
 def _is_network(entry: str) -> bool:
     if entry.startswith("[") or entry.count(":") == 1:
         entry = re.sub(r":\d{1,5}$", "", entry)
@@ -143,6 +169,23 @@ def _is_network(entry: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _events(text: str) -> tuple[str, ...]:
+    names = tuple(filter(None, map(str.strip, text.split(","))))
+    if names == ("all",):
+        return SYSTEM_EVENTS
+    unknown = [name for name in names if name not in SYSTEM_EVENTS]
+    if unknown or not names:
+        raise ValueError(f"is neither `all` nor a list of {', '.join(SYSTEM_EVENTS)}")
+    return names
+
+
+def _metadata(environ: Environment) -> tuple[tuple[str, str], ...]:
+    """Gather what is sent with events: the operator's own, and where on Salad this is."""
+    own = {k.removeprefix(_META): v for k, v in environ.items() if k.startswith(_META)}
+    salad = {name.lower(): environ[name] for name in _SALAD if environ.get(name)}
+    return tuple({**salad, **own}.items())
 
 
 def _env(name: str, default: Any, parse: Callable[[str], Any], about: str) -> Any:
@@ -300,6 +343,70 @@ class Settings:
         "JOB_RETENTION_S", 3600.0, _number(0), "how long the record of a finished job is kept"
     )
 
+    state_dir: Path | None = _env(
+        "STATE_DIR",
+        None,
+        _path,
+        "what must outlive the process; workers may share it; default: ~/.local/state/comfyfn",
+    )
+    state_url: str = _env(
+        "STATE_URL",
+        "",
+        _state_url,
+        "where all workers keep records and outputs: a folder, or `s3://bucket/prefix`; "
+        "default: STATE_DIR",
+    )
+    instance_id: str = _env(
+        "INSTANCE_ID", "", _text, "this worker's name in records and answers; default: by the host"
+    )
+    output_retention_s: float = _env(
+        "OUTPUT_RETENTION_S",
+        3600.0,
+        _number(0),
+        "how long outputs are kept after the job to be fetched again; 0: not at all",
+    )
+    output_max_mb: int = _env(
+        "OUTPUT_MAX_MB", 10_240, _whole(0), "MiB of kept outputs; then the oldest go; 0: no limit"
+    )
+    webhook_secret: str = _secret(
+        "WEBHOOK_SECRET", "signs webhooks, base64 with `whsec_` before it or not; unset: unsigned"
+    )
+    prompt_webhook_retries: int | None = _env(
+        "PROMPT_WEBHOOK_RETRIES",
+        None,
+        _whole(0),
+        "tries of a webhook after the first one; default: as many as its age allows",
+    )
+    webhook_timeout_s: float = _env(
+        "WEBHOOK_TIMEOUT_S", 20.0, _number(0.1), "longest wait for a webhook's receiver, a try"
+    )
+    webhook_max_age_s: float = _env(
+        "WEBHOOK_MAX_AGE_S", 86400.0, _number(0), "a webhook not delivered by then is given up"
+    )
+    outbox_max: int = _env(
+        "OUTBOX_MAX", 10_000, _whole(1), "webhooks kept, pending and given up; then the oldest go"
+    )
+    outbox_max_mb: int = _env("OUTBOX_MAX_MB", 1024, _whole(1), "the same in MiB of their bodies")
+
+    system_webhook_url: str = field(
+        default="",
+        repr=False,  # receivers' URLs may be secrets
+        metadata={
+            "env": "SYSTEM_WEBHOOK_URL",
+            "parse": _url,
+            "about": "where events of this instance are sent, whatever its address",
+        },
+    )
+    system_webhook_events: tuple[str, ...] = _env(
+        "SYSTEM_WEBHOOK_EVENTS",
+        (),
+        _events,
+        f"which: `all`, or of {', '.join(SYSTEM_EVENTS)}, separated by commas",
+    )
+    system_metadata: tuple[tuple[str, str], ...] = _env(
+        "SYSTEM_META_*", (), _text, "sent with each of them, by what follows `SYSTEM_META_`"
+    )
+
     prepend_filenames: bool = _env(
         "PREPEND_FILENAMES", True, _flag, "name outputs `<id>_<prefix>`; else `<id>`"
     )
@@ -327,6 +434,15 @@ class Settings:
         "",
         _origins,
         "origins of callers' URLs that HTTP_AUTH_HEADER_* is sent to; a manifest's get it anywhere",
+    )
+    allow_volumes: tuple[Path, ...] = _env(
+        "ALLOW_VOLUMES", (), _paths, "folders that callers may have outputs stored in, by `volume`"
+    )
+    upload_tries: int = _env(
+        "UPLOAD_TRIES", 4, _whole(1, 100), "tries to store an output, the first one included"
+    )
+    upload_timeout_s: float = _env(
+        "UPLOAD_TIMEOUT_S", 3600.0, _number(1), "longest time of one try to store an output"
     )
     hf_token: str = _secret("HF_TOKEN", "token for Hugging Face")
     hf_endpoint: str = _env("HF_ENDPOINT", "", _text, "another hub than https://huggingface.co")
@@ -358,6 +474,11 @@ class Settings:
     test_faults: bool = _env(
         "COMFYFN_TEST_FAULTS", False, _flag, "give the embedded engine its fault nodes (tests only)"
     )
+
+    @property
+    def state_folder(self) -> Path:
+        """Where state is kept."""
+        return self.state_dir or Path("~/.local/state/comfyfn").expanduser()
 
     @property
     def boot_limit_s(self) -> float:
@@ -394,6 +515,8 @@ class Settings:
                 values[spec.name] = spec.metadata["parse"](text.strip())
             except ValueError as error:
                 faults.append(f"{spec.metadata['env']}={text!r} {error}")
+        if metadata := _metadata(environ):
+            values["system_metadata"] = metadata
         faults += _clashes(values)
         if faults:
             raise SettingsError("; ".join(faults))
@@ -408,6 +531,12 @@ def _clashes(values: Mapping[str, Any]) -> list[str]:
         faults.append("COMFY_URL attaches to a running ComfyUI, CMD starts one: set one of them")
     if bool(values.get("http_auth_name")) != bool(values.get("http_auth_value")):
         faults.append("HTTP_AUTH_HEADER_NAME and HTTP_AUTH_HEADER_VALUE go together: set both")
+    if values.get("webhook_secret") and not _BASE64.search(
+        values["webhook_secret"].removeprefix("whsec_")
+    ):
+        faults.append("WEBHOOK_SECRET has no key in it: it is base64, `whsec_` before it or not")
+    if values.get("system_webhook_url") and not values.get("system_webhook_events"):
+        faults.append("SYSTEM_WEBHOOK_URL needs SYSTEM_WEBHOOK_EVENTS: `all`, or names of events")
     warm = values.get("warmup_file")
     if warm is not None and not warm.is_file():
         faults.append(f"WARMUP_PROMPT_FILE={str(warm)!r} is no file")
@@ -440,6 +569,7 @@ def inherited_environment() -> dict[str, str]:
 
 _SECRETS = (
     "WEBHOOK_SECRET",
+    "SYSTEM_WEBHOOK_URL",
     "HTTP_AUTH_HEADER_VALUE",
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"),
     *("AWS_CONTAINER_AUTHORIZATION_TOKEN", "AZURE_CLIENT_SECRET", "AZURE_PASSWORD"),

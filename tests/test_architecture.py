@@ -145,7 +145,8 @@ def test_libraries_of_providers_load_on_first_use():
     modules = [
         named(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
         for path in MODULES
-        if path.parent.name in ("transfer", "manifest", "cli") and path.stem != "__main__"
+        if path.parent.name in ("transfer", "manifest", "cli", "delivery", "state")
+        and path.stem != "__main__"
     ]
     heavy = ("boto3", "botocore", "huggingface_hub", "azure", "google.auth", "requests")
     program = f"import sys, {', '.join(modules)}; print([m for m in {heavy!r} if m in sys.modules])"
@@ -180,8 +181,9 @@ def test_every_setting_does_something():
     by_boot_limit = {"boot_timeout_s", "startup_check_interval_s", "startup_check_tries"}
 
     idle = {f.name for f in fields(Settings) if not re.search(rf"\.{f.name}\b", ours)}
-    assert idle - by_boot_limit == set()
+    assert idle - by_boot_limit - {"state_dir"} == set()
     assert ".boot_limit_s" in ours
+    assert ".state_folder" in ours
 
 
 @pytest.mark.parametrize("path", RECORDINGS, ids=lambda path: path.stem)

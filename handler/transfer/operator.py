@@ -59,7 +59,7 @@ def caller_sources(
             "HTTP_AUTH_HEADER_NAME is sent to the operator's URLs only: for those of callers, "
             "list the origins that may have it in HTTP_AUTH_ALLOWED_ORIGINS"
         )
-    return Sources(caller_settings(settings), _policy(settings, resolver), threads)
+    return Sources(caller_settings(settings), caller_policy(settings, resolver), threads)
 
 
 def media_sources(settings: Settings, threads: Threads) -> Sources:
@@ -71,7 +71,7 @@ def media_sources(settings: Settings, threads: Threads) -> Sources:
         SettingsError: credentials are set that cannot be sent.
     """
     set_ = replace(caller_settings(settings), hf_over_http=True)
-    return Sources(set_, _policy(settings), threads)
+    return Sources(set_, caller_policy(settings), threads)
 
 
 def media_limits(settings: Settings) -> Limits:
@@ -105,7 +105,8 @@ def caller_settings(settings: Settings) -> SourceSettings:
     return replace(made, header_withheld=bool(settings.http_auth_name))
 
 
-def _policy(settings: Settings, resolver: Resolver | None = None) -> AddressPolicy:
+def caller_policy(settings: Settings, resolver: Resolver | None = None) -> AddressPolicy:
+    """Give where callers' URLs may lead."""
     allowed = ",".join(filter(None, (settings.url_allow_hosts, settings.trusted_origins)))
     return AddressPolicy(allowed, resolver)
 

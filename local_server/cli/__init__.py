@@ -13,7 +13,7 @@ from handler.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = ("serve", "run", "doctor", "manifest", "models")
+VERBS = ("serve", "run", "doctor", "manifest", "models", "outbox")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,13 +7,15 @@ from dataclasses import replace
 import pytest
 from aiohttp import web
 from lone import site_in
+from receiver import SECRET, receiving
 from worker import GRAPH
 
-from handler.build import build_handler, cache_folder
+from handler.build import build_handler, build_outbox, build_system_events, cache_folder
 from handler.engine.boot import launch
 from handler.engine.memory import PIXEL
 from handler.errors import UrlNotAllowed
 from handler.health import Health
+from handler.outbox.records import Letter
 from handler.settings import Settings
 from handler.transfer.records import Wanted
 
@@ -79,3 +81,38 @@ def test_the_cache_of_a_comfyui_api_is_taken_over(tmp_path, monkeypatch):
     (tmp_path / ".cache" / "comfyui-api").mkdir(parents=True)
     assert cache_folder(Settings()) == tmp_path / ".cache" / "comfyui-api"
     assert cache_folder(Settings(cache_dir=tmp_path / "x")) == tmp_path / "x"
+
+
+async def test_outbox_is_wired_by_the_settings(tmp_path):
+    """Its folder, the secret, and the policy for callers' URLs."""
+    told = []
+    env = {"STATE_DIR": str(tmp_path), "WEBHOOK_SECRET": SECRET, "URL_ALLOW_HOSTS": "127.0.0.1"}
+    outbox = build_outbox(Settings.from_env(env), told.append)
+    await outbox.open()
+    async with receiving() as receiver:
+        await outbox.check(receiver.url())
+        with pytest.raises(UrlNotAllowed):
+            await outbox.check("http://127.0.0.2/")
+        await outbox.post(Letter(url=receiver.url(), body=b"{}", message_id="a", kind="x"))
+        assert await outbox.drain(5) == 0
+    await outbox.close()
+    receiver.posts[0].verify()
+    assert (tmp_path / "outbox").is_dir()
+    assert [one.outcome for one in told] == ["delivered"]
+
+
+async def test_system_events_may_go_anywhere(tmp_path):
+    """Their URL is the operator's."""
+    async with receiving() as receiver:
+        env = {
+            "WEBHOOK_SECRET": SECRET,
+            "SYSTEM_WEBHOOK_URL": receiver.url(),
+            "SYSTEM_WEBHOOK_EVENTS": "status",
+            "SYSTEM_META_Region": "eu",
+        }
+        events = build_system_events(Settings.from_env(env))
+        events.open()
+        events.tell_comfy({"type": "status", "data": {}}, None)
+        await events.close(5)
+    receiver.posts[0].verify()
+    assert b'"Region":"eu"' in receiver.posts[0].body

@@ -284,3 +284,43 @@ def test_hosts_that_cannot_be_are_told(entry):
 def test_hosts_of_every_form_are_taken(entry):
     """Globs, addresses, ranges and origins, with a port or not."""
     assert Settings.from_env({"URL_ALLOW_HOSTS": entry}).url_allow_hosts
+
+
+def test_state_has_a_place_by_default():
+    """In the user's home; STATE_DIR wins."""
+    assert Settings().state_folder == Path.home() / ".local/state/comfyfn"
+    assert Settings.from_env({"STATE_DIR": "/s"}).state_folder == Path("/s")
+
+
+@pytest.mark.parametrize("secret", ["whsec_", "!", "whsec_A", "==="])
+def test_webhook_secret_without_a_key_is_refused(secret):
+    """Signatures by an empty key would only look like some; the value is not shown."""
+    with pytest.raises(SettingsError, match="WEBHOOK_SECRET has no key in it") as caught:
+        Settings.from_env({"WEBHOOK_SECRET": secret})
+    assert f"={secret}" not in str(caught.value)
+    assert Settings.from_env({"WEBHOOK_SECRET": "whsec_ab"}).webhook_secret == "whsec_ab"
+
+
+def test_system_events_are_chosen_by_name():
+    """Or all of them; a name that there is not stops the start."""
+    url = {"SYSTEM_WEBHOOK_URL": "https://e.org/x"}
+    some = Settings.from_env({**url, "SYSTEM_WEBHOOK_EVENTS": "status, executed"})
+    every = Settings.from_env({**url, "SYSTEM_WEBHOOK_EVENTS": "all"})
+
+    assert some.system_webhook_events == ("status", "executed")
+    assert len(every.system_webhook_events) == 13
+    for wrong in ("all,status", "nonsense", ","):
+        with pytest.raises(SettingsError, match="is neither `all` nor"):
+            Settings.from_env({**url, "SYSTEM_WEBHOOK_EVENTS": wrong})
+    with pytest.raises(SettingsError, match="needs SYSTEM_WEBHOOK_EVENTS"):
+        Settings.from_env(url)
+    with pytest.raises(SettingsError, match="SYSTEM_WEBHOOK_URL"):
+        Settings.from_env({"SYSTEM_WEBHOOK_URL": "ftp://e.org", "SYSTEM_WEBHOOK_EVENTS": "all"})
+
+
+def test_metadata_of_events_is_gathered():
+    """Whatever follows the prefix, its case kept, and where on Salad this is."""
+    settings = Settings.from_env(
+        {"SYSTEM_META_Region": "eu", "SALAD_MACHINE_ID": "m", "SALAD_PROJECT_ID": "", "X": "y"}
+    )
+    assert dict(settings.system_metadata) == {"Region": "eu", "salad_machine_id": "m"}

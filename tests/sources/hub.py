@@ -1,8 +1,13 @@
-"""A double of Hugging Face's hub over HTTP: files by repository and revision, and its errors."""
+"""A double of Hugging Face's hub over HTTP: files by repository and revision, and its errors.
+
+It takes commits, too: small files in the commit itself, large ones by the LFS protocol before it.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -28,6 +33,9 @@ class Hub:
         broken: how many requests are answered 503.
         gate: where a body stops in its middle.
         swaps: what is given in place of a body, by the hash of that.
+        repos: those that take commits.
+        commits: the paths of each.
+        stored: large files by their SHA-256, committed or not.
     """
 
     port: int = 0
@@ -38,6 +46,9 @@ class Hub:
     broken: int = 0
     gate: asyncio.Event | None = None
     swaps: dict[str, bytes] = field(default_factory=dict)
+    repos: set[str] = field(default_factory=set)
+    commits: list[list[str]] = field(default_factory=list)
+    stored: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def endpoint(self) -> str:
@@ -57,6 +68,8 @@ class Hub:
         if self.broken:
             self.broken -= 1
             return web.Response(status=503)
+        if request.method in {"POST", "PUT"}:
+            return await self._taken(request)
         if request.path.startswith("/cdn/"):
             body = next(
                 body for body in self.files.values() if _hash(body) == request.path[len("/cdn/") :]
@@ -82,6 +95,60 @@ class Hub:
         if body is None:
             return _fault(404, "EntryNotFound")
         return _found(body)
+
+    async def _taken(self, request: web.Request) -> web.StreamResponse:
+        """Take a part of a commit."""
+        if request.path.startswith("/lfs/"):
+            self.stored[request.path[len("/lfs/") :]] = await request.content.read()
+            return web.Response()
+        path = request.path.removeprefix("/api/").removeprefix("models/")
+        for ending in (".git/info/lfs/objects/batch", "/preupload/", "/commit/"):
+            repo, found, revision = path.partition(ending)
+            if found:
+                break
+        repo = repo.lstrip("/")
+        token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if repo not in self.repos:
+            return _fault(404, "RepoNotFound")
+        if self.secrets.get(repo) not in {None, token}:
+            return _fault(403, f"Forbidden: {token}")
+        if found == "/commit/":
+            return await self._committed(request, repo, revision)
+        body = json.loads(await request.content.read())
+        if found == "/preupload/":
+            modes = [
+                {
+                    "path": file["path"],
+                    "uploadMode": "regular" if file["path"].endswith(".txt") else "lfs",
+                    "shouldIgnore": False,
+                }
+                for file in body["files"]
+            ]
+            return web.json_response({"files": modes})
+        return web.json_response({"objects": [self._wanted(one) for one in body["objects"]]})
+
+    def _wanted(self, one: dict[str, object]) -> dict[str, object]:
+        if one["oid"] in self.stored:
+            return one
+        return {**one, "actions": {"upload": {"href": f"{self.endpoint}/lfs/{one['oid']}"}}}
+
+    async def _committed(self, request: web.Request, repo: str, revision: str) -> web.Response:
+        paths = []
+        for line in (await request.content.read()).splitlines():
+            one = json.loads(line)
+            value = one["value"]
+            if one["key"] == "header":
+                continue
+            paths.append(value["path"])
+            body = (
+                self.stored[value["oid"]]
+                if one["key"] == "lfsFile"
+                else base64.b64decode(value["content"])
+            )
+            self.put(repo, value["path"], body, revision)
+        self.commits.append(paths)
+        url = f"{self.endpoint}/{repo}/commit/{COMMIT}"
+        return web.json_response({"commitUrl": url, "commitOid": COMMIT})
 
     async def _gated(self, request: web.Request, body: bytes) -> web.StreamResponse:
         assert self.gate is not None

@@ -1,0 +1,240 @@
+"""The outbox: whatever is posted is on disk first, and tried until it arrives or is dead."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from handler.errors import InvalidPayload
+from handler.outbox.deliveries import Deliveries
+from handler.outbox.held import Held
+from handler.outbox.journal import Journal, new_id
+from handler.outbox.letter_file import BrokenLetter, refuse_unsealed
+from handler.outbox.records import OutboxFailed, Terms
+from handler.outbox.room import Room
+from handler.outbox.sealed import Seal
+from handler.outbox.sending import parsed_url
+from handler.outbox.signing import signing_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pydantic import SecretStr
+
+    from handler.outbox.records import Delivery, Letter, Posted
+    from handler.outbox.sending import Sender
+
+log = logging.getLogger("comfyfn.outbox")
+
+
+class Outbox:
+    """Delivers letters, at least once each, with the same id every time.
+
+    Args:
+        folder: where they are kept; other processes may have the same.
+        sender: sends one; closed with the outbox.
+        secret: WEBHOOK_SECRET, which letters' secrets are kept under; "" for none.
+        listener: told what came of every try, in the event loop.
+        clock: epoch seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        sender: Sender,
+        *,
+        secret: str = "",
+        terms: Terms | None = None,
+        listener: Callable[[Delivery], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._terms = terms or Terms()
+        self._sender = sender
+        self._seal = Seal(secret) if secret else None
+        self._clock = clock
+        self._journal = Journal(folder, self._seal)
+        self._held = Held()
+        self._room = Room(self._journal, self._terms)
+        self._deliveries = Deliveries(
+            self._journal, self._held, sender, self._room, self._terms, listener, clock
+        )
+        self._last_id = ""
+        self._posts: set[asyncio.Task[str]] = set()
+        self._is_open = False
+        self._watcher: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Outbox {self._room.letters} pending, {len(self._room.dead)} dead>"
+
+    async def open(self) -> None:
+        """Take over what is pending, and try all of it at once.
+
+        Where the folder cannot be used, letters are held in memory: that is said in the log, and
+        is no reason for a server not to start.
+        """
+        try:
+            await asyncio.to_thread(self._journal.open)
+            found = await asyncio.to_thread(self._journal.adopt, lockless=True)
+            await self._room.look()
+            if found:
+                log.info("%d webhooks of an earlier run are pending", len(found))
+            self._take_in(found)
+        except OSError as error:
+            log.error("%s; webhooks will not survive a restart", _failed(error))
+        self._deliveries.start()
+        self._is_open = True
+        if self._journal.is_open:
+            self._watcher = asyncio.create_task(self._watch())
+
+    async def check(self, url: str, secret: SecretStr | None = None) -> None:
+        """Find out, before a job is queued, whether its webhook could be posted.
+
+        Raises:
+            InvalidPayload: the URL is none, its host does not exist, the secret has no key in
+                it, or there is something to be kept secret and WEBHOOK_SECRET is not set.
+            UrlNotAllowed: the address policy refuses the URL.
+        """
+        self._refuse(url, secret)
+        await self._sender.check(url)
+
+    def _refuse(self, url: str, secret: SecretStr | None) -> None:
+        parsed_url(url)
+        refuse_unsealed(url, secret, self._seal)
+        if secret is not None and not signing_key(secret.get_secret_value()):
+            raise InvalidPayload("the webhook's secret has no key in it: it is base64")
+
+    async def post(self, letter: Letter) -> str:
+        """Keep a letter for delivery; it survives whatever comes once this returns.
+
+        Where the disk does not take it, it is held in memory, and the log says so.
+
+        Returns:
+            The outbox's id for it.
+
+        Raises:
+            InvalidPayload: as by `check`.
+            OutboxFull: there is no room, although the oldest dead letters were dropped for it.
+            OutboxFailed: its body cannot be read, or is too large to be held in memory where the
+                disk does not take it; or the outbox is not open.
+        """
+        self._refuse(letter.url, letter.secret)
+        # Carried to its end even where the caller is cancelled: half-posted is neither.
+        task = asyncio.create_task(self._post(letter))
+        self._posts.add(task)
+        task.add_done_callback(self._posts.discard)
+        return await asyncio.shield(task)
+
+    async def _post(self, letter: Letter) -> str:
+        if not self._is_open:
+            raise OutboxFailed("the outbox is closed")
+        self._last_id = letter_id = new_id(self._last_id)
+        try:
+            size = await asyncio.to_thread(_size, letter)
+            await self._room.make(size)
+            try:
+                posted = await asyncio.to_thread(self._write, letter, letter_id, size)
+            except BaseException:
+                self._room.leave(size)
+                raise
+        except OSError as error:
+            raise _failed(error) from error
+        self._deliveries.add(posted)
+        return letter_id
+
+    def _write(self, letter: Letter, letter_id: str, size: int) -> Posted:
+        now = self._clock()
+        try:
+            return self._journal.write(letter, letter_id, now)
+        except OSError as error:
+            posted = self._held.put(letter, letter_id, now, size)
+            if posted is None:
+                raise
+            log.error("%s; the webhook %s is held in memory", _failed(error), letter_id)
+            return posted
+
+    def _take_in(self, letters: list[Posted]) -> None:
+        for letter in letters:
+            self._room.add(letter.bytes)
+            self._deliveries.add(letter)
+
+    async def _watch(self) -> None:
+        """Look for letters of processes that are gone, and of the command line."""
+        while True:
+            await asyncio.sleep(self._terms.watch_s)
+            try:
+                self._take_in(await asyncio.to_thread(self._journal.adopt))
+            except OSError as error:
+                log.warning("the outbox cannot be read: %s", error)
+
+    async def drain(self, timeout_s: float) -> int:
+        """Deliver what can be in a time: whatever waits for its next try is tried now.
+
+        Returns:
+            How many letters are left; they stay on disk.
+        """
+        begun = time.monotonic()
+        if self._posts:
+            await asyncio.wait(self._posts, timeout=timeout_s)
+        left = await self._deliveries.drain(max(0.0, timeout_s - (time.monotonic() - begun)))
+        if left:
+            log.warning("%d webhooks are left for the next start", left)
+        return left
+
+    async def close(self) -> None:
+        """Stop; letters under way and pending are for the next start. More than once is fine."""
+        self._is_open = False
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
+        tasks = {*self._posts} | ({watcher} if watcher is not None else set())
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._deliveries.stop()
+        await self._sender.close()
+        await asyncio.to_thread(self._journal.close)
+
+    def pending(self) -> list[Posted]:
+        """List the letters that this process is to deliver, oldest first."""
+        return self._deliveries.pending()
+
+    async def dead(self) -> list[Posted]:
+        """List the letters that are not tried any more, oldest first."""
+        return await asyncio.to_thread(self._journal.dead)
+
+    async def resend(self, letter_id: str) -> bool:
+        """Take a letter back from the dead and try it at once; tell whether it was there.
+
+        Raises:
+            OutboxFailed: it cannot be read.
+        """
+        try:
+            letter = await asyncio.to_thread(self._journal.revive, letter_id, self._clock())
+        except (BrokenLetter, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise OutboxFailed(f"the letter {letter_id} cannot be sent again: {why}") from error
+        if letter is None:
+            return False
+        self._room.dead.pop(letter_id, None)
+        self._take_in([letter])
+        return True
+
+    async def drop(self, letter_id: str) -> bool:
+        """Remove a letter, dead or pending; tell whether it was there."""
+        gone = await asyncio.to_thread(self._journal.drop, letter_id)
+        self._room.dead.pop(letter_id, None)
+        self._deliveries.forget(letter_id)
+        return gone
+
+
+def _size(letter: Letter) -> int:
+    return len(letter.body) if isinstance(letter.body, bytes) else letter.body.stat().st_size
+
+
+def _failed(error: OSError) -> OutboxFailed:
+    return OutboxFailed(
+        f"the outbox cannot be written: {error.strerror or error}",
+        hint="STATE_DIR is where it is",
+    )

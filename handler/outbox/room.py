@@ -1,0 +1,85 @@
+"""How much the outbox holds, and what goes where it is full."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from handler.outbox.records import OutboxFull
+
+if TYPE_CHECKING:
+    from handler.outbox.journal import Journal
+    from handler.outbox.records import Posted, Terms
+
+log = logging.getLogger("comfyfn.outbox")
+
+
+class Room:
+    """Counts letters and bytes, dead ones too.
+
+    Attributes:
+        letters, bytes: pending ones, and those that are being written.
+        dead: sizes in bytes by id, oldest first.
+    """
+
+    def __init__(self, journal: Journal, terms: Terms) -> None:
+        self._journal, self._terms = journal, terms
+        self.letters = self.bytes = 0
+        self.dead: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Room {self.letters} pending, {len(self.dead)} dead>"
+
+    async def look(self) -> None:
+        """Count the dead anew: other processes bury, drop and revive as well.
+
+        Raises:
+            OSError: the folder cannot be read.
+        """
+        self.dead = await asyncio.to_thread(self._journal.dead_sizes)
+
+    async def make(self, size: int) -> None:
+        """Take room for one more letter; dead ones give way, the oldest first.
+
+        Raises:
+            OutboxFull: all of it is taken by pending ones.
+            OSError: the folder cannot be read or written.
+        """
+        self.add(size)
+        try:
+            if self._is_over:
+                await self.look()
+            while self._is_over and self.dead:
+                oldest = next(iter(self.dead))
+                del self.dead[oldest]
+                log.warning("the outbox is full: the dead letter %s is dropped", oldest)
+                await asyncio.to_thread(self._journal.drop, oldest)
+            if self._is_over:
+                raise OutboxFull(
+                    f"the outbox is full: {self.letters - 1} webhooks are pending",
+                    hint="OUTBOX_MAX and OUTBOX_MAX_MB set its size; `comfyfn outbox list` tells",
+                )
+        except BaseException:
+            self.leave(size)
+            raise
+
+    @property
+    def _is_over(self) -> bool:
+        total = self.bytes + sum(self.dead.values())
+        letters = self.letters + len(self.dead)
+        return letters > self._terms.max_letters or total > self._terms.max_bytes
+
+    def add(self, size: int) -> None:
+        """Count a pending letter in."""
+        self.letters += 1
+        self.bytes += size
+
+    def leave(self, size: int) -> None:
+        """Count a pending letter out."""
+        self.letters -= 1
+        self.bytes -= size
+
+    def buried(self, letter: Posted) -> None:
+        """Count a dead letter in."""
+        self.dead[letter.id] = letter.bytes

@@ -1,0 +1,173 @@
+"""What is remembered of a job, and how it is written. Pure.
+
+A record holds what a caller may be told again: never the payload, never a secret of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Any
+
+import orjson
+
+FORMAT = 1
+FINAL = frozenset({"succeeded", "failed", "cancelled"})
+EVENTS_TAIL = 32
+# Whoever sends the same job again may send it with fresh credentials.
+_SECRET_KEYS = frozenset({"credentials", "extra_data", "webhook_secret"})
+_SECRET_IN_TARGETS = frozenset({"auth"})
+
+
+class BrokenRecord(Exception):
+    """The bytes are no record that this version can read."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRecord:
+    """One output of a finished job.
+
+    Attributes:
+        name: unique in the job; `/jobs/{id}/outputs/{name}`.
+        mime, bytes, sha256: of the file; bytes of a text in UTF-8.
+        facts: what else the answer tells: node, kind, width, height, a short text.
+        url: where an upload brought it; may be a link that lets anybody in.
+        kept: whether its bytes are in the state's own store.
+    """
+
+    name: str
+    mime: str
+    bytes: int
+    sha256: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    url: str | None = field(default=None, repr=False)
+    kept: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JobRecord:
+    """A job as all workers may know it. Times are Unix seconds.
+
+    Attributes:
+        id: the caller's, or drawn. There is one record for an id: a later run takes its place.
+        uid: names the run; unguessable.
+        instance: the worker that runs it.
+        phase: a value of `Phase`; the last three are final.
+        digest: of the payload, see `payload_digest`.
+        key: the idempotency key with its scope, where there is one.
+        error: the public envelope.
+        events: the newest ones that tell what happened, oldest first.
+    """
+
+    id: str
+    uid: str
+    instance: str
+    created: float
+    adapter: str = ""
+    phase: str = "received"
+    started: float | None = None
+    finished: float | None = None
+    digest: str = ""
+    key: str | None = field(default=None, repr=False)
+    error: dict[str, Any] | None = None
+    outputs: tuple[OutputRecord, ...] = ()
+    stats: dict[str, Any] = field(default_factory=dict)
+    events: tuple[dict[str, Any], ...] = ()
+
+    @property
+    def final(self) -> bool:
+        """Whether the job is over."""
+        return self.phase in FINAL
+
+    @property
+    def retryable(self) -> bool:
+        """Whether it failed, and sending the same again may do."""
+        return self.phase == "failed" and bool(self.error and self.error.get("retryable"))
+
+    def output(self, name: str) -> OutputRecord | None:
+        """Find an output by its name."""
+        return next((one for one in self.outputs if one.name == name), None)
+
+    def told(self, event: dict[str, Any]) -> JobRecord:
+        """Give the record with one more event; the oldest goes where there are many."""
+        return replace(self, events=(*self.events, event)[-EVENTS_TAIL:])
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Who has an idempotency key.
+
+    Attributes:
+        mine: whether it was free and is the asker's now.
+        id, uid, digest: of the run that has it.
+        at: when it was claimed, in Unix seconds.
+        version: goes back with `Keys.take`.
+    """
+
+    mine: bool
+    id: str
+    uid: str
+    digest: str
+    at: float
+    version: str = ""
+
+
+def encode(record: JobRecord) -> bytes:
+    """Write a record as JSON; lone surrogates and keys that are no texts do not stop it."""
+    told = {"format": FORMAT, **asdict(record)}
+    try:
+        return orjson.dumps(told, option=orjson.OPT_NON_STR_KEYS)
+    except TypeError:  # ComfyUI's JSON may hold lone surrogates, which no UTF-8 has
+        return orjson.dumps(_sound(told), option=orjson.OPT_NON_STR_KEYS)
+
+
+def decode(body: bytes) -> JobRecord:
+    """Read a record; keys of a later version of the same format are passed over.
+
+    Raises:
+        BrokenRecord: it is none, or of another format.
+    """
+    try:
+        told = orjson.loads(body)
+        if told["format"] != FORMAT:
+            raise BrokenRecord(f"of format {told['format']!r}, known is {FORMAT}")
+        facts = {spec.name: told[spec.name] for spec in fields(JobRecord) if spec.name in told}
+        known = {spec.name for spec in fields(OutputRecord)}
+        facts["outputs"] = tuple(
+            OutputRecord(**{name: value for name, value in one.items() if name in known})
+            for one in facts.get("outputs", ())
+        )
+        facts["events"] = tuple(facts.get("events", ()))
+        return JobRecord(**facts)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BrokenRecord(type(error).__name__) from error
+
+
+def payload_digest(payload: dict[str, Any]) -> str:
+    """Give the SHA-256 of a payload without its secrets, the same in whatever order its keys are.
+
+    Args:
+        payload: the decoded JSON body, as it came.
+    """
+    bare = {key: _bare(value) for key, value in payload.items() if key not in _SECRET_KEYS}
+    return hashlib.sha256(orjson.dumps(_sound(bare), option=orjson.OPT_SORT_KEYS)).hexdigest()
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: one for key, one in value.items() if key not in _SECRET_IN_TARGETS}
+    if isinstance(value, list):
+        return [_bare(one) for one in value]
+    return value
+
+
+def _sound(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_sound(str(key)): _sound(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sound(one) for one in value]
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 63:
+        return str(value)  # seeds may be of more bits than JSON's encoder takes
+    return value

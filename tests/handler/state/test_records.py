@@ -1,0 +1,113 @@
+"""What is remembered of a job, as bytes and back."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import orjson
+import pytest
+
+from handler.state.records import (
+    EVENTS_TAIL,
+    BrokenRecord,
+    OutputRecord,
+    decode,
+    encode,
+    payload_digest,
+)
+
+CANARY = "canary4711secret"
+GRAPH = {"1": {"class_type": "A", "inputs": {"seed": 2**64 - 1, "x": 1.5}}}
+
+
+def test_a_record_comes_back_as_it_was(record):
+    """Outputs and events included."""
+    output = OutputRecord("a b.png", "image/png", 5, "0" * 64, {"node_id": "9"}, url="https://e/")
+    full = record(
+        phase="succeeded",
+        finished=2000.5,
+        key="header:k",
+        outputs=(output,),
+        stats={"nodes": {"1": 2}},
+        events=({"type": "phase"},),
+    )
+
+    assert decode(encode(full)) == full
+    assert full.output("a b.png") is output
+    assert full.output("other") is None
+
+
+def test_what_a_later_version_adds_is_passed_over(record):
+    """As long as it is of the same format."""
+    told = orjson.loads(encode(record(outputs=(OutputRecord("a", "b", 1, "c"),))))
+    told["later"] = told["outputs"][0]["later"] = 1
+
+    assert decode(orjson.dumps(told)).outputs[0].name == "a"
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[]", b"null", b'{"format":2}', b'{"format":1}', b'{"format":1,"id":"a"}']
+)
+def test_what_is_no_record_is_told(body):
+    """One of another format, too."""
+    with pytest.raises(BrokenRecord):
+        decode(body)
+
+
+def test_lone_surrogates_and_large_numbers_do_not_stop_a_record(record):
+    """ComfyUI tells both."""
+    odd = record(error={"error": "a\ud800b"}, stats={1: 2**70})
+
+    assert decode(encode(odd)).error == {"error": "a\\ud800b"}
+
+
+def test_final_and_retryable_follow_the_phase(record):
+    """An error's envelope says whether another try may do."""
+    failed = record(phase="failed", error={"retryable": True})
+
+    assert failed.final
+    assert failed.retryable
+    assert not replace(failed, error={"retryable": False}).retryable
+    assert not record(phase="running").final
+    assert record(phase="cancelled").final
+
+
+def test_only_the_newest_events_stay(record):
+    """The record is read often: it must be small."""
+    one = record()
+    for number in range(EVENTS_TAIL + 3):
+        one = one.told({"seq": number})
+
+    assert [event["seq"] for event in one.events] == list(range(3, EVENTS_TAIL + 3))
+
+
+def test_the_digest_knows_the_payload_and_not_its_secrets():
+    """The order of keys is no difference; fresh credentials are none, either."""
+    payload = {"prompt": GRAPH, "id": "a", "s3": {"bucket": "b", "auth": {"secret": CANARY}}}
+    digest = payload_digest(payload)
+    again = {
+        "s3": {"auth": {"secret": "other"}, "bucket": "b"},
+        "credentials": [{"auth": CANARY}],
+        "extra_data": {"api_key_comfy_org": CANARY},
+        "webhook_secret": CANARY,
+        "id": "a",
+        "prompt": GRAPH,
+    }
+
+    assert payload_digest(again) == digest
+    assert payload_digest({**payload, "id": "b"}) != digest
+    assert payload_digest({**payload, "s3": {"bucket": "c"}}) != digest
+    assert payload_digest({**payload, "prompt": {"1": {"inputs": {"auth": 1}}}}) != digest
+
+
+def test_every_json_has_a_digest():
+    """Seeds of more than 64 bits and texts that are no Unicode, too."""
+    assert len(payload_digest({"prompt": {"a\ud800": [2**80, None, "\udfff"]}})) == 64
+    assert payload_digest({"prompt": {"a": 2**80}}) != payload_digest({"prompt": {"a": 2**80 + 1}})
+
+
+def test_no_repr_shows_a_url_or_a_key(record):
+    """They may let anybody in."""
+    output = OutputRecord("a", "b", 1, "c", url=f"https://e/?X-Amz-Signature={CANARY}")
+
+    assert CANARY not in repr(record(outputs=(output,), key=CANARY))
