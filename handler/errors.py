@@ -10,6 +10,7 @@
     │   ├── UrlNotAllowed        400 url_not_allowed      the address policy refuses the URL
     │   ├── ForeignOrigin        403 foreign_origin       a web page of another site sent it
     │   ├── ConversionFailed     422 conversion_failed    an output cannot be had in that format
+    │   ├── ResultTooLarge       422 result_too_large     more than the platform's answers can hold
     │   ├── NotFound             404 not_found            no such route or job
     │   ├── MethodNotAllowed     405 method_not_allowed
     │   ├── NotAcceptable        406 not_acceptable       no output is of the accepted type
@@ -187,6 +188,13 @@ class ConversionFailed(CallerError):
     """An output cannot be converted as asked."""
 
     code = "conversion_failed"
+    status = 422
+
+
+class ResultTooLarge(CallerError):
+    """The result is larger than what the platform brings to its caller."""
+
+    code = "result_too_large"
     status = 422
 
 

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 
 from handler.credentials import Credential
 from handler.errors import InvalidPayload, WorkflowFormatUi
 from handler.graph.nearest import nearest
 from handler.graph.ui_format import is_ui_format
 from handler.media.options import ConvertOutput
+from handler.records import TARGET_KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# comfyui-api's keys whose work this version does not do. Dropping them silently would look like
-# a job done: the caller is told instead.
-NOT_YET = (
-    "webhook",
-    "webhook_v2",
-    "s3",
-    "azure_blob_upload",
-    "hf_upload",
-    "http_upload",
-)
+    from handler.targets import Target
 
 MISSPELT = 0.8
 MOST_CREDENTIALS = 100
@@ -96,6 +96,44 @@ class PromptRequest(BaseModel):
         ),
     )
 
+    webhook_v2: SecretStr | None = Field(
+        None,
+        max_length=8192,
+        description=(
+            "Told how the job ended, by one post signed as Standard Webhooks has it. The request "
+            "is answered with 202 at once."
+        ),
+    )
+    webhook: SecretStr | None = Field(
+        None,
+        max_length=8192,
+        description="comfyui-api's older form: one post per output, unsigned.",
+    )
+    webhook_extra: Any = Field(None, description="Comes back in every post, as it is.")
+    webhook_secret: SecretStr | None = Field(
+        None,
+        max_length=1024,
+        description="Signs this job's posts in place of WEBHOOK_SECRET: `whsec_` and base64.",
+    )
+    archive: Literal["zip"] | None = Field(None, description="All outputs as one file.")
+    _targets: tuple[Any, ...] = PrivateAttr(default=())
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        """Where the outputs go; the first one's URLs are an answer's `images`."""
+        return self._targets
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether it reads so that the caller does not wait for the result."""
+        hooked = self.webhook is not None or self.webhook_v2 is not None
+        return hooked or any(target.is_async for target in self._targets)
+
+    @field_validator("webhook", "webhook_v2", "webhook_secret")
+    @classmethod
+    def _empty_is_none(cls, value: SecretStr | None) -> SecretStr | None:
+        return value if value is not None and value.get_secret_value() else None
+
     @field_validator("credentials", mode="before")
     @classmethod
     def _null_is_none(cls, value: Any) -> Any:
@@ -128,18 +166,20 @@ def parse_payload(raw: Any) -> PromptRequest:
         )
     if "prompt" not in raw:
         _tell_a_bare_graph(raw)
-    refuse_misspelt(raw, [*PromptRequest.model_fields, *NOT_YET])
-    later = [key for key in NOT_YET if raw.get(key) not in (None, "", False)]
-    if later:
-        raise InvalidPayload(
-            f"{', '.join(later)}: this version of comfyfn answers inline only",
-            location=later[0],
-            hint="leave the key out and read the result from the answer",
-        )
+    refuse_misspelt(raw, [*PromptRequest.model_fields, *TARGET_KINDS])
     try:
-        return PromptRequest.model_validate(raw)
+        request = PromptRequest.model_validate(raw)
+        named = {kind: raw[kind] for kind in TARGET_KINDS if raw.get(kind) is not None}
+        request._targets = _targets(named) if named else ()  # noqa: SLF001 - ours
     except ValidationError as error:
         raise invalid_payload(error) from error
+    return request
+
+
+def _targets(named: dict[str, Any]) -> tuple[Target, ...]:
+    from handler.targets import Targets
+
+    return tuple(Targets.model_validate(named).targets())
 
 
 def _tell_a_bare_graph(raw: dict[str, Any]) -> None:

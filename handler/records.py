@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -17,6 +17,18 @@ CONVERTER_THREAD = "convert"
 JOBS_FOLDER = "comfyfn-jobs"
 """Holds all jobs' folders, in the engine's input and output: nodes that list the folders of a
 folder show this one name, and none of a job's, which only the job may know."""
+
+TARGET_KINDS = (
+    "s3",
+    "hf_upload",
+    "azure_blob_upload",
+    "http_upload",
+    "gcs_upload",
+    "presigned",
+    "volume",
+)
+"""The keys of a payload's upload objects, comfyui-api's first and in its order. Their schemas, in
+`handler.targets`, take a tenth of a second to build: they load with the first payload that has one."""
 
 Kind = Literal["image", "video", "audio", "model3d", "text", "file"]
 
@@ -52,6 +64,8 @@ class Output:
         sha256: lower-case hex.
         text: the text of a node that shows text, else None.
         temp: a preview, from the engine's temp folder.
+        url: where an upload brought it, of the first target; None where its bytes are the answer.
+        uploads: where it went, target by target: `{"target", "url", "bytes", "seconds", "etag"}`.
     """
 
     node_id: str
@@ -67,10 +81,12 @@ class Output:
     duration_s: float | None = None
     text: str | None = None
     temp: bool = False
+    url: str | None = field(default=None, repr=False)
+    uploads: tuple[dict[str, Any], ...] = field(default=(), repr=False)
 
     def public(self) -> dict[str, Any]:
         """Give the entry of `outputs` in an answer."""
-        return {
+        told = {
             "node_id": self.node_id,
             "title": self.title,
             "kind": self.kind,
@@ -83,3 +99,4 @@ class Output:
             "duration_s": self.duration_s,
             "text": self.text,
         }
+        return {**told, "url": self.url, "uploads": list(self.uploads)} if self.uploads else told

@@ -444,6 +444,19 @@ class Settings:
     upload_timeout_s: float = _env(
         "UPLOAD_TIMEOUT_S", 3600.0, _number(1), "longest time of one try to store an output"
     )
+    output_storage: str = _env(
+        "OUTPUT_STORAGE",
+        "",
+        _text,
+        "where results too large for an answer go: a payload's upload object as JSON, "
+        '`{"s3": {"bucket": "b", "prefix": "p/"}}`',
+    )
+    inline_max_mb: int = _env(
+        "INLINE_MAX_MB",
+        0,
+        _whole(0),
+        "MiB of an answer with its outputs inside; what is larger goes to OUTPUT_STORAGE; 0: any",
+    )
     hf_token: str = _secret("HF_TOKEN", "token for Hugging Face")
     hf_endpoint: str = _env("HF_ENDPOINT", "", _text, "another hub than https://huggingface.co")
     civitai_token: str = _secret("CIVITAI_API_TOKEN", "token for Civitai")

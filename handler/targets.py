@@ -25,6 +25,7 @@ from pydantic import (
 
 from handler.credentials import Auth, BearerAuth, HeaderAuth, S3Auth
 from handler.graph.nearest import nearest
+from handler.records import TARGET_KINDS
 
 KEY_FIELDS = ("prefix", "id", "node", "filename", "stem", "ext", "sha256")
 """What a `key` may name in braces."""
@@ -349,7 +350,3 @@ class Targets(BaseModel):
         """Give those that are named. The first one's URLs are an answer's `images`."""
         named = (getattr(self, kind) for kind in TARGET_KINDS)
         return [target for target in named if target is not None]
-
-
-TARGET_KINDS = tuple(Targets.model_fields)
-"""The keys of the payload, comfyui-api's first and in its order."""

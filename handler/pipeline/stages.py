@@ -6,11 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from handler.errors import InternalFault
 from handler.records import CONVERTER_THREAD
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+    from handler.delivery.providers import Providers
     from handler.engine.base import Engine
     from handler.engine.events import End
     from handler.graph.media_inputs import MediaInput
@@ -31,6 +34,10 @@ def _converters() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(CONVERTERS, thread_name_prefix=CONVERTER_THREAD)
 
 
+def _no_providers() -> Providers:
+    raise InternalFault("no providers of uploads are wired here")
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the stages work with, wired in `build.py`.
@@ -41,6 +48,7 @@ class Parts:
         operator: of URLs that the operator names, which may lead anywhere.
         models: brings models to where the engine lists them.
         scratch: folder for files of ours, removed with the server.
+        providers: gives what uploads are made by; loaded with the first request that has some.
         converters: the few threads that encode; all jobs share them.
     """
 
@@ -52,6 +60,7 @@ class Parts:
     models: ModelLibrary
     scratch: Path
     converters: ThreadPoolExecutor = field(default_factory=_converters, repr=False)
+    providers: Callable[[], Providers] = field(default=_no_providers, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

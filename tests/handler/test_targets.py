@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from handler.targets import TARGET_KINDS, Targets
+from handler.records import TARGET_KINDS
+from handler.targets import Targets
 
 SECRET = "canary4711secret"
 EVERY = {
