@@ -28,7 +28,8 @@ TARGET_KINDS = (
     "volume",
 )
 """The keys of a payload's upload objects, comfyui-api's first and in its order. Their schemas, in
-`handler.targets`, take a tenth of a second to build: they load with the first payload that has one."""
+`handler.targets`, take a tenth of a second to build, and load with the first payload that has one.
+"""
 
 Kind = Literal["image", "video", "audio", "model3d", "text", "file"]
 
