@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES = 1 << 20
 MOST_RANGES = 32  # of an Accept header; browsers send fewer than ten
-RAW_TYPES = ("image/", "video/", "audio/", "model/", "application/octet-stream", "text/plain")
+RAW_TYPES = (
+    *("image/", "video/", "audio/", "model/", "text/plain"),
+    *("application/octet-stream", "application/zip"),
+)
+_URL_SAFE = "%/:=&?~#+!$,;'@()*[]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +36,12 @@ class Form:
     Attributes:
         types: media ranges for raw answers, best first; empty for JSON.
         json: whether JSON will do where no output is of these types.
+        named_json: whether JSON is asked for by its name.
     """
 
     types: tuple[str, ...] = ()
     json: bool = False
+    named_json: bool = False
 
     @property
     def multipart(self) -> bool:
@@ -52,13 +58,14 @@ def accepted_form(accept: str) -> Form:
         if name and weight > 0:
             ranked.append((-weight, place, name))
     names = [name for _, _, name in sorted(ranked)]
+    named = "application/json" in names
     raw: list[str] = []
     for name in names:
         if name in {"*/*", "application/json", "application/*", "text/html"}:
-            return Form(tuple(raw), json=True)
+            return Form(tuple(raw), json=True, named_json=named)
         if name == "multipart/mixed" or name.startswith(RAW_TYPES):
             raw.append(name)
-    return Form(tuple(raw))
+    return Form(tuple(raw), named_json=named)
 
 
 def _weight(text: str) -> float:
@@ -80,7 +87,10 @@ class AnswerResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
         try:
-            if not self._form.types:
+            archive = self._archive()
+            if archive is not None:
+                await self._output(send, archive, 1, "attachment")
+            elif not self._form.types:
                 await self._json(send)
             elif self._form.multipart:
                 await self._multipart(send)
@@ -88,6 +98,15 @@ class AnswerResponse(Response):
                 await self._raw(send)
         finally:
             await self._answer.close()
+
+    def _archive(self) -> Output | None:
+        """Give the one file of all, where the client did not say that it wants it otherwise."""
+        if not self._answer.archive or self._form.named_json or self._form.multipart:
+            return None
+        files = self._answer.files
+        # Where it is stored elsewhere, its URL is the answer, unless the file is asked for.
+        stored = bool(files and files[0].url) and not self._fitting()
+        return files[0] if len(files) == 1 and not stored else None
 
     async def _json(self, send: Send) -> None:
         length = self._answer.content_length()
@@ -104,8 +123,10 @@ class AnswerResponse(Response):
             else:
                 await _refuse(send, self._form.types, self._answer.outputs)
             return
-        output = fitting[0]
-        headers = [*_marks(self._answer), *_headers(output, len(fitting))]
+        await self._output(send, fitting[0], len(fitting), "inline")
+
+    async def _output(self, send: Send, output: Output, count: int, shown: str) -> None:
+        headers = [*_marks(self._answer), *_headers(output, count, shown)]
         await _start(send, output.mime, output.bytes, headers)
         async for block in output_blocks(output):
             await _body(send, block)
@@ -158,13 +179,16 @@ def _marks(answer: Answer) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _headers(output: Output, count: int) -> list[tuple[bytes, bytes]]:
-    disposition = f"inline; filename*=UTF-8''{quote(output.filename)}"
-    return [
+def _headers(output: Output, count: int, shown: str) -> list[tuple[bytes, bytes]]:
+    disposition = f"{shown}; filename*=UTF-8''{quote(output.filename)}"
+    headers = [
         (b"content-disposition", disposition.encode()),
         (b"x-output-count", str(count).encode()),
         (b"x-output-node", quote(output.node_id).encode()),
     ]
+    if output.url is not None:
+        headers.append((b"x-output-url", quote(output.url, safe=_URL_SAFE).encode()))
+    return headers
 
 
 def _part_head(boundary: str, output: Output) -> bytes:

@@ -82,6 +82,7 @@ def _paths() -> dict[str, Any]:
         },
         "/downloads/{id}/cancel": {"post": _one_download("cancel_download", "End a download")},
         **{path: {"get": _get(*probe)} for path, probe in PROBES.items()},
+        "/metrics": {"get": _metrics()},
     }
 
 
@@ -89,7 +90,8 @@ def _tagged(paths: dict[str, Any]) -> dict[str, Any]:
     """Sort the operations under the headings that the page shows."""
     for path, methods in paths.items():
         of_models = path.startswith(("/models", "/download"))
-        heading = "health" if path in PROBES else "models" if of_models else "jobs"
+        of_worker = path in PROBES or path == "/metrics"
+        heading = "health" if of_worker else "models" if of_models else "jobs"
         for operation in methods.values():
             operation["tags"] = [heading]
     return paths
@@ -205,6 +207,17 @@ def _models() -> dict[str, Any]:
             "502": _answer("The engine did not answer.", "ErrorAnswer"),
             "503": _answer("The worker is not ready.", "ErrorAnswer"),
         },
+    }
+
+
+def _metrics() -> dict[str, Any]:
+    schema = {"schema": {"type": "string"}}
+    kinds = ("text/plain; version=0.0.4", "application/openmetrics-text; version=1.0.0")
+    about = "The figures of this worker; OpenMetrics for who accepts it."
+    return {
+        "summary": "Figures for Prometheus",
+        "operationId": "metrics",
+        "responses": {"200": {"description": about, "content": dict.fromkeys(kinds, schema)}},
     }
 
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from handler.engine.base import EngineState
 from handler.engine.comfyui import ComfyEngine
 from handler.errors import InternalFault
+from handler.identity import Identity
 from handler.inputs.address import AddressPolicy
+from handler.instance_events import InstanceEvents
+from handler.ledger import Ledger
 from handler.manifest.build import make_start
 from handler.manifest.names import named_models
 from handler.manifest.start import manifest_of, places_of
+from handler.metrics import Metrics
 from handler.models.library import ModelLibrary
 from handler.models.store import Store
 from handler.pipeline.stages import Parts
+from handler.pipeline.storage import UploadProviders
 from handler.service import Handler
 from handler.transfer.download import Downloader
 from handler.transfer.operator import (
@@ -26,10 +33,12 @@ from handler.transfer.operator import (
 )
 from handler.transfer.records import Limits
 from handler.transfer.threads import Threads
+from handler.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from handler.engine.base import Engine
     from handler.engine.boot import Site
     from handler.engine.process import EngineProcess
     from handler.manifest.records import Manifest
@@ -38,6 +47,9 @@ if TYPE_CHECKING:
     from handler.outbox.sending import Sender
     from handler.outbox.system_events import SystemEvents
     from handler.settings import Settings
+    from handler.state.place import State
+    from handler.transfer.records import MakeRoom
+    from handler.transfer.sources import Sources
 
 log = logging.getLogger("comfyfn.build")
 
@@ -63,24 +75,40 @@ def build_handler(
         max_bytes=round(settings.max_model_gb * (1 << 30)) or None,
     )
     operators = Limits(total_s=settings.download_timeout_s)
-    store = Store(cache_folder(settings), budget=round(settings.cache_gb * (1 << 30)))
-    room = store.make_room
+    metrics = Metrics()
+    budget = round(settings.cache_gb * (1 << 30))
+    engine = ComfyEngine(site, process)
+    events = build_events(site, engine)
+    store = Store(
+        cache_folder(settings),
+        budget=budget,
+        metrics=metrics,
+        on_done=events.downloaded,
+        on_removed=events.deleted,
+    )
+
+    def fetcher(
+        sources: Sources, limits: Limits, make_room: MakeRoom | None = store.make_room
+    ) -> Downloader:
+        counting = sources.counting(metrics)
+        return Downloader(
+            sources,
+            threads=threads,
+            limits=limits,
+            make_room=make_room,
+            on_done=events.downloaded,
+            count=counting,
+        )
+
     # Apart from the models, whose downloads may hold all connections for hours.
-    media = Downloader(
-        media_sources(settings, threads), threads=threads, limits=media_limits(settings)
-    )
-    downloader = Downloader(
-        caller_sources(settings, threads), threads=threads, limits=callers, make_room=room
-    )
-    operator = Downloader(
-        operator_sources(settings, threads), threads=threads, limits=operators, make_room=room
-    )
+    media = fetcher(media_sources(settings, threads), media_limits(settings), None)
+    downloader = fetcher(caller_sources(settings, threads), callers)
+    operator = fetcher(operator_sources(settings, threads), operators)
     store.attach(downloader, operator)
     try:
         store.open()
     except InternalFault as fault:  # who needs no models by URL is served all the same
         log.warning("models fetched by URL cannot be kept: %s", fault)
-    engine = ComfyEngine(site, process)
     start = make_start(manifest, site, operator, store) if manifest is not None else None
     named = named_models(manifest, places_of(site)) if manifest is not None else {}
     parts = Parts(
@@ -91,8 +119,17 @@ def build_handler(
         operator=operator,
         models=ModelLibrary(store, engine, named, operator),
         scratch=site.scratch,
+        providers=UploadProviders(settings, on_stored=events.uploaded),
+        identity=Identity(settings.instance_id) if settings.instance_id else Identity(),
+        metrics=metrics,
+        events=events,
     )
-    return Handler(parts, start)
+    return Handler(
+        parts,
+        start,
+        ledger=build_ledger(settings, parts.identity),
+        webhooks=Webhooks(lambda: open_outbox(settings, metrics), site.scratch),
+    )
 
 
 def cache_folder(settings: Settings) -> Path:
@@ -100,6 +137,28 @@ def cache_folder(settings: Settings) -> Path:
     caches = Path.home() / ".cache"
     theirs = caches / "comfyui-api"
     return settings.cache_dir or (theirs if theirs.is_dir() else caches / "comfyfn")
+
+
+def build_ledger(settings: Settings, identity: Identity) -> Ledger:
+    """Wire what is remembered of jobs beyond the process."""
+
+    async def opened() -> State:
+        # On first use: an engine that boots in no time is not waited for by what it needs not.
+        from handler.delivery.s3_client import S3Place, new_client
+        from handler.state.place import open_state
+
+        region = settings.aws_region or settings.aws_default_region or None
+        place = S3Place(region, settings.aws_endpoint or None)
+        return await open_state(settings, lambda: new_client(place, None), time.time())
+
+    return Ledger(opened, shared=bool(settings.state_url), instance=identity.instance)
+
+
+async def open_outbox(settings: Settings, metrics: Metrics) -> Outbox:
+    """Open the outbox, and try what an earlier process has left."""
+    outbox = build_outbox(settings, metrics.webhook)
+    await outbox.open()
+    return outbox
 
 
 def build_outbox(settings: Settings, listener: Callable[[Delivery], None] | None = None) -> Outbox:
@@ -118,6 +177,19 @@ def build_outbox(settings: Settings, listener: Callable[[Delivery], None] | None
         terms=Terms.of(settings),
         listener=listener,
     )
+
+
+def build_events(site: Site, engine: Engine) -> InstanceEvents:
+    """Wire what tells the operator of the engine's messages and of files, if that is wanted."""
+    if not site.settings.system_webhook_url:
+        return InstanceEvents()
+    events = InstanceEvents(
+        build_system_events(site.settings),
+        ready=lambda: engine.state is EngineState.READY,
+        scratch=site.scratch,
+    )
+    engine.listen(events.take)
+    return events
 
 
 def build_system_events(settings: Settings) -> SystemEvents:

@@ -11,6 +11,7 @@
     │   ├── ForeignOrigin        403 foreign_origin       a web page of another site sent it
     │   ├── ConversionFailed     422 conversion_failed    an output cannot be had in that format
     │   ├── ResultTooLarge       422 result_too_large     more than the platform's answers can hold
+    │   ├── ResultGone           410 result_gone          the job is over, its result is not kept
     │   ├── NotFound             404 not_found            no such route or job
     │   ├── MethodNotAllowed     405 method_not_allowed
     │   ├── NotAcceptable        406 not_acceptable       no output is of the accepted type
@@ -198,6 +199,13 @@ class ResultTooLarge(CallerError):
     status = 422
 
 
+class ResultGone(CallerError):
+    """The job is over, and its result is not kept any more."""
+
+    code = "result_gone"
+    status = 410
+
+
 class NotFound(CallerError):
     """There is no such route, job or file."""
 
@@ -273,7 +281,7 @@ class InternalFault(PlatformError):
     default_retryable = False
 
     @classmethod
-    def of(cls, error: Exception) -> Self:
+    def of(cls, error: BaseException) -> Self:
         """Give the fault of an unforeseen exception, without its text, which may tell much."""
         what = f"{type(error).__name__}: {error.strerror}" if isinstance(error, OSError) else ""
         fault = cls(f"internal fault: {what or type(error).__name__}", hint="see the log")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from handler.errors import HandlerError, JobCancelled
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Callable, Sequence
     from pathlib import Path
 
     from handler.records import Output
@@ -52,6 +52,9 @@ class Phase(enum.Enum):
 
 _FINAL = frozenset({Phase.SUCCEEDED, Phase.FAILED, Phase.CANCELLED})
 _WAITING = frozenset({Phase.RECEIVED, Phase.FETCHING, Phase.QUEUED})
+_BEFORE_ITS_END = _WAITING | {Phase.RUNNING}
+_PLACES = {"download": ("node_id", "input"), "upload": ("target", "filename")}
+_STEPS = frozenset({"progress", *_PLACES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +63,8 @@ class JobEvent:
 
     Attributes:
         seq: counts from 1 within the job.
-        type: `phase`, `download`, `progress`, `output`, `preview`, or the end: `succeeded`,
-            `failed`, `cancelled`.
+        type: `phase`, `download`, `progress`, `output`, `preview`, `upload`, or the end:
+            `succeeded`, `failed`, `cancelled`.
         data: JSON-safe.
     """
 
@@ -83,13 +86,33 @@ class Job:
         uid: ours, unguessable; names folders and the engine's prompt.
         id: the caller's, or drawn.
         wants_previews: whether a follower asked for pictures of the work so far.
+        adapter: who took it, `http`.
+        digest: of the payload, where another one with the same id or key must be told from it.
+        key: the idempotency key with its scope; None for none.
+        asynchronous: nobody waits on a connection: it is told by webhook, or asked for.
+        inline_bytes: the most that its answer may hold; 0 for no limit.
+        traceparent: the caller's trace; "" for none.
+        joined: how many callers more wait for the same run.
         stage_s: seconds spent in each phase.
+        stats: the answer's.
+        kept: the names that its outputs are kept under, output by output; "" for not kept.
         strays: the run's files outside the job's own folder.
+        listener: told every event, beside the followers.
     """
 
     uid: str
     id: str
     wants_previews: bool = False
+    adapter: str = "http"
+    digest: str = ""
+    key: str | None = field(default=None, repr=False)
+    asynchronous: bool = False
+    inline_bytes: int = 0
+    traceparent: str = ""
+    joined: int = 0
+    stats: dict[str, Any] = field(default_factory=dict, repr=False)
+    kept: tuple[str, ...] = ()
+    listener: Callable[[JobEvent], None] | None = field(default=None, repr=False)
     phase: Phase = Phase.RECEIVED
     created_at: float = field(default_factory=time.time)
     finished_at: float | None = None
@@ -117,6 +140,16 @@ class Job:
         return self.phase in _WAITING
 
     @property
+    def joinable(self) -> bool:
+        """Whether one more caller may have its result: what becomes of it is not decided yet."""
+        return self.phase in _BEFORE_ITS_END and not self.cancel_asked
+
+    @property
+    def events(self) -> list[JobEvent]:
+        """The events that are remembered, oldest first."""
+        return list(self._events)
+
+    @property
     def followed(self) -> bool:
         """Whether somebody listens right now."""
         return bool(self._followers)
@@ -141,35 +174,52 @@ class Job:
             self._drop_a_step()
         if kind == "preview":
             self._keep_events(lambda event: event.type != "preview")  # only the newest is news
-        elif kind == "download":  # likewise, of each input
-            place = (data["node_id"], data["input"])
+        elif kind in _PLACES:  # likewise, of each file
+            place = [data[key] for key in _PLACES[kind]]
             self._keep_events(
                 lambda event: (
-                    event.type != "download"
-                    or (event.data["node_id"], event.data["input"]) != place
+                    event.type != kind or [event.data[key] for key in _PLACES[kind]] != place
                 )
             )
-        self._events.append(
-            JobEvent(self._seq, kind, data if kind == "preview" else shortened(data))
-        )
+        event = JobEvent(self._seq, kind, data if kind == "preview" else shortened(data))
+        self._events.append(event)
         for follower in self._followers:
             follower.set()
+        if self.listener is not None:
+            self.listener(event)
 
-    def succeed(self, outputs: list[Output]) -> None:
-        """End the job with its outputs; the record keeps the beginning of long texts."""
+    def hold(self, outputs: Sequence[Output], names: Sequence[str] = ()) -> None:
+        """Take what came out into the record, which keeps the beginning of long texts.
+
+        Args:
+            names: what each is kept under, "" for not kept; none where nothing is.
+        """
         self.outputs = [_brief(output) for output in outputs]
-        self.enter(Phase.SUCCEEDED, outputs=[output.public() for output in self.outputs])
+        self.kept = tuple(names) or ("",) * len(outputs)
+
+    def succeed(self, outputs: list[Output], stats: dict[str, Any] | None = None) -> None:
+        """End the job with its outputs."""
+        self.hold(outputs, self.kept if len(self.kept) == len(outputs) else ())
+        self.stats = stats or {}
+        self.enter(Phase.SUCCEEDED, outputs=self.public_outputs())
+
+    def public_outputs(self) -> list[dict[str, Any]]:
+        """Give the outputs as they are told, with the names of those that can be fetched."""
+        return [
+            {**output.public(), "name": name} if name else output.public()
+            for output, name in zip(self.outputs, self.kept, strict=True)
+        ]
 
     def _drop_a_step(self) -> None:
         """Make room: steps of progress go before anything that tells what happened."""
         for index, event in enumerate(self._events):
-            if event.type in {"progress", "download"}:
+            if event.type in _STEPS:
                 del self._events[index]
                 return
 
     def compact(self) -> None:
         """Keep the events that tell what happened, without the steps in between."""
-        self._keep_events(lambda event: event.type not in {"progress", "preview", "download"})
+        self._keep_events(lambda event: event.type not in _STEPS and event.type != "preview")
 
     def _keep_events(self, wanted: Callable[[JobEvent], bool]) -> None:
         self._events = collections.deque(filter(wanted, self._events), maxlen=EVENTS_KEPT)
@@ -205,6 +255,25 @@ class Job:
         finally:
             self._followers.discard(woken)
 
+    async def left(self, phase: Phase, timeout_s: float | None = None) -> None:
+        """Wait until the job is beyond a phase it is in, or a time is over."""
+        woken = asyncio.Event()
+        self._followers.add(woken)
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self.phase is phase:
+                    woken.clear()
+                    await woken.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._followers.discard(woken)
+
+    async def ended(self) -> None:
+        """Wait until the job is over."""
+        while not self.phase.final:
+            await self.left(self.phase)
+
     def public(self) -> dict[str, Any]:
         """Give what `GET /jobs/{id}` answers."""
         return {
@@ -213,7 +282,8 @@ class Job:
             "created_at": round(self.created_at, 3),
             "finished_at": self.finished_at and round(self.finished_at, 3),
             "progress": self.progress or None,
-            "outputs": [output.public() for output in self.outputs],
+            "outputs": self.public_outputs(),
+            "stats": self.stats or None,
             "error": self.error.envelope() if self.error else None,
             "stage_s": {name: round(s, 4) for name, s in self.stage_s.items()},
         }
@@ -263,6 +333,14 @@ class JobBoard:
         """Give the newest job of that id."""
         jobs = self._by_id.get(job_id)
         return jobs[-1] if jobs else None
+
+    def by_uid(self, uid: str) -> Job | None:
+        """Give a job by the name that is ours."""
+        return self._jobs.get(uid)
+
+    def newest(self) -> list[Job]:
+        """List all that are remembered, the newest first."""
+        return list(reversed(self._jobs.values()))
 
     def active(self, job_id: str | None = None) -> list[Job]:
         """List the jobs that have not ended, of one id or all."""

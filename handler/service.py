@@ -1,7 +1,8 @@
 """The handler: boots the engine once, then turns payloads into answers.
 
-It is the only writer of job and health state and owns the engine's slots. Everything else it does
-by calling: the pipeline for a job's stages, the engine for runs.
+It is the only writer of job and health state. Everything else it does by calling: the pipeline for
+a job's stages, `turns` for the engine, the ledger for what is remembered, `endings` for whoever is
+to be told.
 """
 
 from __future__ import annotations
@@ -9,16 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import statistics
-import time
-import uuid
-from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from handler.engine.base import Engine, EngineState, GraphRefused, NeverStarted
-from handler.engine.events import Started
+from handler.endings import Endings
+from handler.engine.base import Engine, EngineState
+from handler.entrance import Entrance, Entry
 from handler.errors import (
     Draining,
     HandlerError,
@@ -27,49 +26,74 @@ from handler.errors import (
     NotFound,
     NotReady,
     QueueFull,
-    QueueTimedOut,
 )
 from handler.health import Health, HealthReport
-from handler.job import Job, JobBoard, JobEvent, Phase, shortened
+from handler.job import Job, JobBoard, JobEvent, shortened
+from handler.ledger import Ledger
 from handler.models.downloads import Downloads
 from handler.payload import PromptRequest, parse_payload
-from handler.pipeline.execute import Recorder, engine_prompt, judge_end
-from handler.pipeline.faults import graph_refused
 from handler.pipeline.run import run_pipeline
-from handler.pipeline.stages import Parts, Prepared, Ran, Received
-from handler.slots import Slots
+from handler.pipeline.stages import Parts, Received
 from handler.startup import Startup
-from handler.wind_down import WindDowns
+from handler.stored_jobs import StoredJobs
+from handler.submission import Submission
+from handler.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from handler.engine.base import OnEvent
-    from handler.engine.events import EngineEvent
     from handler.manifest.start import ManifestStart
+    from handler.webhooks import Promised, Webhooks
     from handler.wire import Answer
 
 log = logging.getLogger("comfyfn.service")
-RESUBMITS = 3
 
 
 class Handler:
-    """One worker: `start`, then `handle`, `stream`, `cancel`, `health`; `drain` and `stop`."""
+    """One worker: `start`, then `handle`, `stream`, `cancel`, `health`; `drain` and `stop`.
 
-    def __init__(self, parts: Parts, manifest: ManifestStart | None = None) -> None:
-        """Take the wired parts, see `handler.build.build_handler`, and what is to be installed."""
+    Attributes:
+        downloads: model files that are fetched by request.
+        stored: jobs as any worker may be asked for them, running or over.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        manifest: ManifestStart | None = None,
+        *,
+        ledger: Ledger | None = None,
+        webhooks: Webhooks | None = None,
+    ) -> None:
+        """Take the wired parts, see `handler.build.build_handler`.
+
+        Args:
+            manifest: what is to be installed.
+            ledger: what is remembered beyond this process; by default nothing is.
+            webhooks: told of the ends of jobs; without, a payload that names one is refused.
+        """
         self._parts = parts
         self._settings = parts.settings
         self._engine: Engine = parts.engine
         self._jobs = JobBoard(parts.settings.job_retention_s)
-        self._slots: Slots[Job] = Slots(parts.settings.engine_prefetch, self._moved)
+        self._turns = Turns(parts, self._engine_told_its_nodes)
         self._engine_ready = asyncio.Event()
         self._started = False
         self._draining = False
         self._boot_error: HandlerError | None = None
-        self._busy_s: deque[float] = deque(maxlen=32)
-        self._winding_down = WindDowns(parts, self._slots)
         self._closing: set[asyncio.Task[Any]] = set()
+        self._ledger = ledger or Ledger()
+        self._ledger.cancel = self.cancel
+        self._endings = Endings(parts, self._ledger, webhooks)
+        self._entrance = Entrance(
+            parts,
+            self._jobs,
+            self._ledger,
+            self._endings,
+            admit=self._admit,
+            begin=self._begin,
+            ready=lambda: self._engine.state is EngineState.READY,
+        )
         self.downloads = Downloads(
             parts.models,
             parts.engine,
@@ -77,11 +101,12 @@ class Handler:
             admit=parts.downloader.admit,
             retention_s=parts.settings.job_retention_s,
         )
+        self.stored = StoredJobs(parts, self._jobs, self._ledger, self.cancel, self.position)
         self._startup = Startup(parts, manifest)
         self._engine.prepare(self._engine_changed, self._startup.warm_up, self._startup.may_launch)
 
     def __repr__(self) -> str:
-        return f"<Handler {self.health().health.value} {self._slots}>"
+        return f"<Handler {self.health().health.value} {self._turns}>"
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -90,10 +115,14 @@ class Handler:
 
         Raises:
             BootFailed: the engine cannot be started; `health` tells it, too.
+            StateUnavailable: STATE_URL is set, and it is not there; likewise.
         """
         self._startup.begin()
         try:
             await self._engine.start()
+            # Not before: what the engine's boot can be spared is spared.
+            await self._ledger.opened()
+            await self._endings.open()
         except HandlerError as error:
             self._boot_error = error
             self._engine_ready.set()  # whoever waits is told
@@ -102,16 +131,19 @@ class Handler:
         self._started = True
 
     async def drain(self, timeout_s: float | None = None) -> bool:
-        """Refuse new jobs and wait for those in hand.
+        """Refuse new jobs and wait for those in hand, and for who is to be told of them.
 
         Returns:
             Whether all of them ended in time; those that did not are cancelled.
         """
         self._draining = True
         self.downloads.refuse()
+        loop = asyncio.get_running_loop()
         limit = self._settings.drain_timeout_s if timeout_s is None else timeout_s
+        deadline = loop.time() + limit
         tasks = {job.task for job in self._jobs.active() if job.task is not None}
         tasks |= self.downloads.awaited()
+        late: set[asyncio.Task[Any]] = set()
         if tasks:
             log.info("draining: %d jobs in hand, at most %g s", len(tasks), limit)
             _, late = await asyncio.wait(tasks, timeout=limit)
@@ -120,8 +152,8 @@ class Handler:
             await self.downloads.close()
             if late:
                 await asyncio.wait(late, timeout=5)
-            return not late
-        return True
+        await self._endings.drain(max(1.0, deadline - loop.time()))
+        return not late
 
     async def stop(self) -> None:
         """End everything: jobs in hand are cancelled, the engine is stopped."""
@@ -136,7 +168,9 @@ class Handler:
         for task in self._closing:
             task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)
-        await self._winding_down.close()
+        await self._turns.close()
+        await self._endings.close()
+        await self._ledger.close()
         self._parts.converters.shutdown(wait=False, cancel_futures=True)
         await self._parts.media.close()
         await self._parts.downloader.close()
@@ -144,8 +178,22 @@ class Handler:
 
     # -- jobs -----------------------------------------------------------------------------------
 
+    async def enter(self, payload: Any, how: Submission | None = None) -> Entry:
+        """Take a payload: begin a job, or find the one that it is one with.
+
+        Args:
+            payload: the decoded JSON body.
+
+        Raises:
+            InvalidPayload: it does not fit the schema, or asks for what is not set up here.
+            UrlNotAllowed: a URL that outputs or a webhook go to may not be reached.
+            Conflict: its id or key stands for another payload.
+            QueueFull, Draining, NotReady, StateUnavailable: no job is taken now.
+        """
+        return await self._entrance.enter(payload, how or Submission())
+
     def submit(self, payload: Any) -> Job:
-        """Take a payload and begin with it.
+        """Begin with a payload, whatever else is under way; who is asked for is told at the end.
 
         Args:
             payload: the decoded JSON body, or a checked `PromptRequest`.
@@ -156,19 +204,22 @@ class Handler:
         """
         request = payload if isinstance(payload, PromptRequest) else parse_payload(payload)
         self._admit()
-        job = Job(
-            uid=uuid.uuid4().hex,
-            id=request.id or str(uuid.uuid4()),
-            wants_previews=request.previews,
-        )
-        job.answered = asyncio.get_running_loop().create_future()
-        self._jobs.add(job)
-        job.task = asyncio.create_task(self._work(Received(job, request)), name=f"job-{job.id}")
-        # A task that is cancelled before its first step runs none of its code.
-        job.task.add_done_callback(lambda _: self._end(job, JobCancelled("the job was cancelled")))
+        job = self._entrance.make(request, Submission())
+        self._begin(job, request, None)
         return job
 
-    async def handle(self, payload: Any) -> Answer:
+    def _begin(self, job: Job, request: PromptRequest, promised: Promised | None) -> None:
+        if not job.asynchronous:
+            job.answered = asyncio.get_running_loop().create_future()
+        self._jobs.add(job)
+        self._ledger.follow(job)
+        work = self._work(Received(job, request), promised)
+        job.task = asyncio.create_task(work, name=f"job-{job.id}")
+        # A task that is cancelled before its first step runs none of its code.
+        never = JobCancelled("the job was cancelled")
+        job.task.add_done_callback(lambda _: self._over(job, promised, None, never))
+
+    async def handle(self, payload: Any, how: Submission | None = None) -> Answer:
         """Run a payload to its end. Cancelling this call cancels the job.
 
         Returns:
@@ -177,17 +228,31 @@ class Handler:
         Raises:
             HandlerError: as the job ended.
         """
-        return await self.result(self.submit(payload))
+        return await self.answer(await self.enter(payload, how))
+
+    async def answer(self, entry: Entry) -> Answer:
+        """Wait for what was entered.
+
+        Raises:
+            HandlerError: as the job ended.
+        """
+        if entry.mine is not None:
+            return await self.result(entry.mine)
+        return await self.stored.answer(entry.record, entry.job, entry.head)
 
     async def result(self, job: Job) -> Answer:
-        """Wait for a submitted job. Cancelling this call cancels the job."""
+        """Wait for a job that was begun. Cancelling this call cancels the job.
+
+        One with an idempotency key goes on: whoever lost it comes again for its result.
+        """
         answered = job.answered
         if answered is None:
             raise NotFound(f"the answer of job {job.id!r} was given already")
         try:
             return await asyncio.shield(answered)
         except asyncio.CancelledError:
-            self._cancel(job)
+            if job.key is None and not job.joined:
+                self._cancel(job)
             answered.add_done_callback(self._close_unclaimed)
             raise
         finally:
@@ -212,12 +277,12 @@ class Handler:
                 job.answered = None
 
     def find(self, job_id: str) -> Job | None:
-        """Give the newest job of that id."""
+        """Give the newest job of that id, of those in this process."""
         return self._jobs.find(job_id)
 
     def position(self, job: Job) -> int | None:
         """How many jobs are before this one; 0 is with the engine."""
-        return self._slots.position(job)
+        return self._turns.position(job)
 
     def cancel(self, job_id: str) -> bool:
         """Stop every unfinished job of that id, wherever it is; no other is touched.
@@ -244,6 +309,8 @@ class Handler:
     def _admit(self) -> None:
         if self._draining:
             raise Draining("this worker is on its way down", retry_after_s=1)
+        if self._boot_error is not None:
+            raise self._boot_error.detached()
         if self._engine.state in (EngineState.FAILED, EngineState.STOPPED):
             raise self._not_ready()
         limit = self._settings.max_queue_depth
@@ -251,7 +318,7 @@ class Handler:
             raise QueueFull(
                 f"{limit} jobs wait already",
                 hint="try again later or add workers; MAX_QUEUE_DEPTH sets the limit",
-                retry_after_s=self._retry_after_s(),
+                retry_after_s=self._turns.retry_after_s,
             )
 
     def _not_ready(self) -> NotReady:
@@ -266,43 +333,58 @@ class Handler:
         """Count the jobs that have the engine still before them."""
         return sum(job.waiting for job in self._jobs.active())
 
-    def _retry_after_s(self) -> float:
-        typical = statistics.median(self._busy_s) if self._busy_s else 1.0
-        return max(1.0, round(typical, 1))
-
-    async def _work(self, received: Received) -> None:
+    async def _work(self, received: Received, promised: Promised | None) -> None:
         job = received.job
         try:
             answer = await run_pipeline(
                 received,
                 self._parts,
-                lambda p: self._execute(p, job),
+                lambda prepared: self._turns.execute(prepared, job),
                 ready=self._engine_told_its_nodes,
+                keep=self._endings.keep,
             )
         except HandlerError as error:
-            self._end(job, error)
+            self._over(job, promised, None, error)
         except asyncio.CancelledError:
             why = "the job was cancelled" if job.cancel_asked else "the server stops"
-            self._end(job, JobCancelled(why))
+            self._over(job, promised, None, JobCancelled(why))
         except Exception as error:
             log.exception("job %s: a fault of ours", job.id)
-            self._end(job, InternalFault.of(error))
+            self._over(job, promised, None, InternalFault.of(error))
         else:
-            log.info("job %s: %s outputs, %s", job.id, len(answer.outputs), _times(job))
-            job.succeed(answer.outputs)
-            if job.answered is None:  # nobody waits any more
-                await answer.close()
-            else:
-                job.answered.set_result(answer)
+            self._over(job, promised, answer, None)
 
-    def _end(self, job: Job, error: HandlerError) -> None:
+    def _over(
+        self,
+        job: Job,
+        promised: Promised | None,
+        answer: Answer | None,
+        error: HandlerError | None,
+    ) -> None:
+        """Take in how a job ended, once, and have whoever waits told."""
         if job.phase.final:
             return
-        job.fail(error)
-        log.warning("job %s: %s: %s", job.id, error.code, shortened(error.message))
-        if job.answered is not None and not job.answered.done():
-            job.answered.set_exception(error)
-            job.answered.exception()  # read once: an answer nobody waits for is no loose end
+        if answer is not None:
+            log.info("job %s: %s outputs, %s", job.id, len(answer.outputs), _times(job))
+            job.succeed(answer.outputs, answer.tail.get("stats"))
+        elif error is not None:
+            job.fail(error)
+            log.warning("job %s: %s: %s", job.id, error.code, shortened(error.message))
+        hand_over = partial(self._hand_over, job, answer, error)
+        self._endings.over(job, promised, answer, error, hand_over=hand_over)
+
+    def _hand_over(self, job: Job, answer: Answer | None, error: HandlerError | None) -> bool:
+        """Give the end to who waits on a connection; tell whether somebody does."""
+        answered = job.answered
+        if answered is None or answered.done():
+            return False
+        if error is not None:
+            answered.set_exception(error)
+            answered.exception()  # read once: an answer nobody waits for is no loose end
+        else:
+            assert answer is not None
+            answered.set_result(answer)
+        return True
 
     # -- the engine -------------------------------------------------------------------------------
 
@@ -311,60 +393,6 @@ class Handler:
         await self._engine_ready.wait()
         if self._engine.state is EngineState.FAILED:
             raise self._not_ready()
-
-    async def _execute(self, prepared: Prepared, job: Job) -> Ran:
-        """Wait for a slot and run; the wait ends when the engine begins, not with the slot."""
-        limits = prepared.request.timeouts
-        limit_s = (limits and limits.queue_s) or self._settings.queue_timeout_s
-        try:
-            async with asyncio.timeout(limit_s or None) as wait:
-                job.enter(Phase.QUEUED, position=self._slots.waiting + len(self._slots))
-                await self._slots.acquire(job)
-                return await self._run_in_slot(prepared, job, wait)
-        except TimeoutError as error:
-            if not wait.expired():
-                raise
-            raise QueueTimedOut(
-                f"the engine was busy for {limit_s:g} s",
-                hint="try another worker, or raise QUEUE_TIMEOUT_S or timeouts.queue_s",
-                retry_after_s=self._retry_after_s(),
-            ) from error
-
-    async def _run_in_slot(self, prepared: Prepared, job: Job, wait: asyncio.Timeout) -> Ran:
-        """Run and give the slot back; a prompt that never began is sent again."""
-        held = True
-        try:
-            for attempt in range(RESUBMITS):
-                await self._engine_told_its_nodes()
-                recorder = Recorder(prepared, job, self._parts)
-                prompt = engine_prompt(prepared, uuid.uuid4().hex, self._parts)
-                listener = _until_started(wait, recorder)
-                run = asyncio.create_task(self._engine.run(prompt, listener))
-                begun = time.monotonic()
-                try:
-                    end = await asyncio.shield(run)
-                except asyncio.CancelledError:
-                    held = False
-                    self._winding_down.begin(run, prompt.prompt_id, job)
-                    raise
-                except GraphRefused as error:
-                    info = await self._engine.object_info()
-                    raise graph_refused(error, prepared.graph, info) from error
-                except NeverStarted:
-                    if attempt == RESUBMITS - 1:
-                        raise
-                    log.warning("job %s: the engine ended before it began; again", job.id)
-                    continue
-                self._busy_s.append(time.monotonic() - begun)
-                return judge_end(end, recorder.ran)
-            raise AssertionError("unreachable")
-        finally:
-            if held:
-                self._slots.release(job)
-
-    def _moved(self, job: Job, position: int) -> None:
-        if job.followed:
-            job.tell("phase", {"phase": job.phase.value, "position": position})
 
     def _engine_changed(self, state: EngineState) -> None:
         if state in (EngineState.READY, EngineState.FAILED):
@@ -414,18 +442,6 @@ class Handler:
         """List the model files of every folder."""
         await self._engine_told_its_nodes()
         return await self._engine.models()
-
-
-def _until_started(wait: asyncio.Timeout, recorder: Recorder) -> OnEvent:
-    """Lift the limit on the wait when the run begins."""
-
-    def listen(event: EngineEvent) -> None:
-        if isinstance(event, Started):
-            with contextlib.suppress(RuntimeError):  # it has just expired, or the job is over
-                wait.reschedule(None)
-        recorder(event)
-
-    return listen
 
 
 def _times(job: Job) -> str:

@@ -215,6 +215,25 @@ class Settings:
         _one_of("trace", "debug", "info", "warn", "warning", "error", "fatal"),
         "least severe log lines shown",
     )
+    log_format: str = _env(
+        "LOG_FORMAT",
+        "auto",
+        _one_of("auto", "text", "json"),
+        "how log lines are written; `auto`: as text on a terminal, else as JSON",
+    )
+    otel_endpoint: str = _env(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "",
+        _text,
+        "collector that a span of every job is sent to, by OTLP over HTTP: `http://host:4318`; "
+        "other OTEL_* variables hold as well",
+    )
+    otel_traces_endpoint: str = _env(
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "",
+        _text,
+        "the same as a whole URL, `http://host:4318/v1/traces`; it wins",
+    )
     max_body_mb: int = _env(
         "MAX_BODY_SIZE_MB", 100, _whole(1, 1 << 20), "largest request body in MiB; over it: 413"
     )
@@ -587,6 +606,7 @@ _SECRETS = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_SECURITY_TOKEN"),
     *("AWS_CONTAINER_AUTHORIZATION_TOKEN", "AZURE_CLIENT_SECRET", "AZURE_PASSWORD"),
     "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+    *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
     # Their URLs may have tokens in them.
     *("MANIFEST_JSON", "WARMUP_PROMPT_JSON", "WARMUP_PROMPT_URL"),
 )

@@ -134,6 +134,7 @@ async def warmup_payload(settings: Settings, parts: Parts) -> dict[str, Any] | N
                 kind="file",
                 max_bytes=settings.max_input_mb << 20,
                 total_s=settings.fetch_timeout_s,
+                quiet=True,
             )
             await parts.operator.download(wanted)
             return _payload(target.read_bytes(), "WARMUP_PROMPT_URL")

@@ -32,14 +32,17 @@ class Answer:
         job_id: the job's id.
         head: keys before the outputs, the echoed request.
         tail: keys after them, `stats` and what else.
-        outputs: files and texts in node order.
+        outputs: files and texts in node order; of those with a URL, that is told in place of
+            their bytes.
+        archive: the only output is one file of all: clients that name no form are sent it as it is.
     """
 
     job_id: str
     head: Mapping[str, Any]
     outputs: list[Output]
-    tail: Mapping[str, Any]
+    tail: dict[str, Any]
     on_close: Callable[[], Awaitable[None]] | None = field(default=None, repr=False)
+    archive: bool = False
     _encoded: tuple[bytes, list[Output], bytes] | None = field(default=None, repr=False)
 
     @property
@@ -80,14 +83,18 @@ class Answer:
         """Count the bytes of the JSON answer."""
         begin, files, end = self._parts()
         commas = max(len(files) - 1, 0)
-        return len(begin) + len(end) + commas + sum(base64_length(f.bytes) + 2 for f in files)
+        return len(begin) + len(end) + commas + sum(map(_image_length, files))
 
     async def json_blocks(self) -> AsyncIterator[bytes]:
         """Give the JSON answer block by block."""
         begin, files, end = self._parts()
         pending = begin
         for index, output in enumerate(files):
-            pending += b',"' if index else b'"'
+            pending += b"," if index else b""
+            if output.url is not None:
+                pending += orjson.dumps(output.url)
+                continue
+            pending += b'"'
             if output.bytes <= SMALL_BYTES:
                 pending += base64.b64encode(_read_whole(_path(output), output.bytes))
             else:
@@ -101,6 +108,13 @@ class Answer:
         """Give the whole answer as one object, base64 included, for platforms that want that."""
         whole: dict[str, Any] = orjson.loads(b"".join([b async for b in self.json_blocks()]))
         return whole
+
+
+def _image_length(output: Output) -> int:
+    """Count the characters of an entry of `images`, its quotes included."""
+    if output.url is not None:
+        return len(orjson.dumps(output.url))
+    return base64_length(output.bytes) + 2
 
 
 def base64_length(size: int) -> int:

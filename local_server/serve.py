@@ -12,11 +12,12 @@ import signal
 import socket
 import threading
 import time
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from handler.engine.boot import Site, launch, open_site
 from handler.errors import BootFailed, HandlerError
 from handler.records import CONVERTER_THREAD
+from local_server.logs import configure_logging
 
 if TYPE_CHECKING:
     from handler.engine.process import EngineProcess
@@ -28,29 +29,6 @@ log = logging.getLogger("comfyfn.server")
 LEAST_SENDING_S = 1
 HURRIED_STOP_S = 3.0
 KINDS = {"comfyui": "ComfyUI", "embedded": "embedded engine", "attached": "attached ComfyUI"}
-LEVELS = {"trace": "DEBUG", "warn": "WARNING", "fatal": "CRITICAL"}
-
-
-class OneLine(logging.Formatter):
-    """A message is one line, whatever a caller's id or a node's error has in it."""
-
-    ESCAPES: ClassVar[dict[int, str]] = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160))}
-
-    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  logging's name
-        """Escape control characters; a traceback comes after and keeps its lines."""
-        record.message = record.message.translate(self.ESCAPES)
-        return super().formatMessage(record)
-
-
-def configure_logging(settings: Settings) -> None:
-    """Write our lines to standard error, with the level that is asked for."""
-    level = logging.getLevelName(LEVELS.get(settings.log_level, settings.log_level.upper()))
-    lines = logging.StreamHandler()
-    lines.setFormatter(OneLine("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
-    # Libraries tell what nobody asked for, and secrets with it: httpx every request's URL at INFO,
-    # botocore at DEBUG what it signs.
-    logging.basicConfig(level=max(logging.WARNING, level), handlers=[lines])
-    logging.getLogger("comfyfn").setLevel(level)
 
 
 def serve(settings: Settings) -> int:

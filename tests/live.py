@@ -51,6 +51,7 @@ class LiveServer:
             "OUTPUT_DIR": str(self.output),
             "WORK_DIR": str(self.work),
             "LOG_LEVEL": "debug",
+            "LOG_FORMAT": "text",
             **({k: v for k, v in os.environ.items() if k.startswith("COVERAGE_")}),
             **_engine_env(engine),
             **env,

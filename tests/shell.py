@@ -21,6 +21,7 @@ def comfyfn(
         "PATH": os.environ["PATH"],
         "HOME": str(home),
         "PYTHONPATH": str(REPO),
+        "LOG_FORMAT": "text",
         "COMFYUI_PORT_HOST": str(free_port()),
         "PORT": str(free_port()),
         **{k: v for k, v in os.environ.items() if k.startswith("COVERAGE_")},

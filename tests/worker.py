@@ -11,12 +11,15 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import uvicorn
 
+from handler.build import build_ledger, open_outbox
 from handler.engine.memory import MemoryEngine
 from handler.job import Job
+from handler.metrics import Metrics
 from handler.models.library import ModelLibrary
 from handler.models.store import Store
 from handler.payload import parse_payload
 from handler.pipeline.stages import Parts, Received
+from handler.pipeline.storage import UploadProviders
 from handler.service import Handler
 from handler.settings import Settings
 from handler.transfer.download import Downloader
@@ -28,6 +31,7 @@ from handler.transfer.operator import (
 )
 from handler.transfer.records import Limits
 from handler.transfer.threads import Threads
+from handler.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -57,14 +61,16 @@ def parts_in(
     scratch = home / "scratch"
     scratch.mkdir(exist_ok=True)
     settings = settings or Settings()
-    threads, limits = Threads(), Limits(backoff_s=0.01)
+    threads, limits, metrics = Threads(), Limits(backoff_s=0.01), Metrics()
     media_fast = replace(media_limits(settings), backoff_s=0.01)
     open_here = replace(settings, url_allow_hosts=settings.url_allow_hosts or "127.0.0.1")
     callers, operators = caller_sources(open_here, threads), operator_sources(settings, threads)
-    media = Downloader(media_sources(open_here, threads), threads=threads, limits=media_fast)
-    downloader = Downloader(callers, threads=threads, limits=limits)
+    sources = media_sources(open_here, threads)
+    count = sources.counting(metrics)
+    media = Downloader(sources, threads=threads, limits=media_fast, count=count)
+    downloader = Downloader(callers, threads=threads, limits=limits, count=count)
     operator = Downloader(operators, threads=threads, limits=limits)
-    store = Store(home / "cache")
+    store = Store(home / "cache", metrics=metrics)
     store.attach(downloader, operator)
     store.open()
     in_memory = MemoryEngine(home, **engine)
@@ -76,6 +82,8 @@ def parts_in(
         operator=operator,
         models=ModelLibrary(store, in_memory, catalogue, operator),
         scratch=scratch,
+        providers=UploadProviders(open_here, backoff_s=0.01),
+        metrics=metrics,
     )
 
 
@@ -90,8 +98,13 @@ async def worker(
     home: Path, settings: Settings | None = None, *, start: bool = True, **engine: Any
 ) -> AsyncIterator[tuple[Handler, MemoryEngine]]:
     """Give a started handler and its engine; stop it afterwards."""
+    settings = replace(settings or Settings(), state_dir=home / "state")
     parts = parts_in(home, settings, **engine)
-    handler = Handler(parts)
+    handler = Handler(
+        parts,
+        ledger=build_ledger(settings, parts.identity),
+        webhooks=Webhooks(lambda: open_outbox(settings, parts.metrics), parts.scratch),
+    )
     assert isinstance(parts.engine, MemoryEngine)
     try:
         if start:

@@ -18,10 +18,14 @@ from handler.transfer.threads import ended
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from pathlib import Path
 
     from handler.delivery.base import Stored, Uploader
+    from handler.metrics import Metrics
     from handler.records import Output
     from handler.targets import Target
+
+    OnStored = Callable[[str, Path, int, float], None]
 
 T = TypeVar("T")
 log = logging.getLogger("comfyfn.delivery")
@@ -79,6 +83,9 @@ class Delivery:
     Args:
         gate: bounds the uploads of all jobs together.
         on_progress: called in the loop's thread.
+        on_stored: told of each file that is stored: its location, which has no secret in it, the
+            file here, its bytes, and the seconds that it took. It raises nothing.
+        metrics: counts each file at each target once, after its last try.
     """
 
     def __init__(
@@ -89,6 +96,8 @@ class Delivery:
         gate: asyncio.Semaphore,
         limits: Limits,
         on_progress: Callable[[Sent], None] | None = None,
+        on_stored: OnStored | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self._lanes = [_Lane(target, uploader) for target, uploader in uploaders]
         self._job_id = job_id
@@ -96,6 +105,8 @@ class Delivery:
         self._own_gate = asyncio.Semaphore(limits.per_job)
         self._limits = limits
         self._on_progress = on_progress
+        self._on_stored = on_stored
+        self._metrics = metrics
 
     def __repr__(self) -> str:
         lanes = ", ".join(f"{lane.uploader.kind} {len(lane.tasks)}" for lane in self._lanes)
@@ -133,6 +144,7 @@ class Delivery:
                 self._begin(lane, output, place)
         tasks = [self._end(lane, files) for lane in self._lanes]
         results = await asyncio.gather(*tasks)
+        self._counted(results)
         self._raise(files, results)
         found = {output: parts for output, *parts in zip(files, *results, strict=True)}
         return [tuple(_good(found[output])) if output in found else () for output in outputs]
@@ -177,7 +189,12 @@ class Delivery:
             await self._tried(lane, item, lambda: uploader.stage(item, progress))
             return Uploaded(uploader.kind, "", "", item.size, time.monotonic() - clock, None, began)
         stored = await self._tried(lane, item, lambda: uploader.put(item, progress))
-        return _uploaded(lane, item, stored, clock, began)
+        return self._told_stored(item, _uploaded(lane, item, stored, clock, began))
+
+    def _told_stored(self, item: Upload, done: Uploaded) -> Uploaded:
+        if self._on_stored is not None:
+            self._on_stored(done.location, item.path, done.bytes, done.seconds)
+        return done
 
     async def _end(self, lane: _Lane, files: Sequence[Output]) -> list[Uploaded | BaseException]:
         """Wait for a lane's uploads, and make its commit if it has one."""
@@ -195,9 +212,12 @@ class Delivery:
             return [fault for _ in items]
         spent = time.monotonic() - clock
         return [
-            replace(
-                _uploaded(lane, item, one, clock, staged.started_ms),
-                seconds=staged.seconds + spent,
+            self._told_stored(
+                item,
+                replace(
+                    _uploaded(lane, item, one, clock, staged.started_ms),
+                    seconds=staged.seconds + spent,
+                ),
             )
             for item, one, staged in zip(items, stored, _good(results), strict=True)
         ]
@@ -240,6 +260,15 @@ class Delivery:
                     )
 
         return tell
+
+    def _counted(self, results: Sequence[Sequence[Uploaded | BaseException]]) -> None:
+        if self._metrics is None:
+            return
+        for lane, row in zip(self._lanes, results, strict=True):
+            for one in row:
+                stored, kind = isinstance(one, Uploaded), lane.uploader.kind
+                count, seconds = (one.bytes, one.seconds) if isinstance(one, Uploaded) else (0, 0.0)
+                self._metrics.upload_ended(kind, stored=stored, count=count, seconds=seconds)
 
     def _raise(
         self, files: Sequence[Output], results: Sequence[Sequence[Uploaded | BaseException]]

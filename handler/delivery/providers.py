@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from handler.delivery.base import Uploader
-    from handler.delivery.delivery import Sent
+    from handler.delivery.delivery import OnStored, Sent
+    from handler.metrics import Metrics
     from handler.settings import Settings
     from handler.targets import Target
     from handler.transfer.sources import SourceSettings
@@ -92,12 +93,21 @@ class Providers:
 
     Args:
         policy: where what a request names may lead; what the operator named is free of it.
+        on_stored: see `Delivery`.
     """
 
-    def __init__(self, settings: ProviderSettings, policy: AddressPolicy, threads: Threads) -> None:
+    def __init__(
+        self,
+        settings: ProviderSettings,
+        policy: AddressPolicy,
+        threads: Threads,
+        *,
+        on_stored: OnStored | None = None,
+    ) -> None:
         self._settings = settings
         self._policy = policy
         self._threads = threads
+        self._on_stored = on_stored
         self._gate = asyncio.Semaphore(MOST_AT_ONCE)
         sources = settings.sources
         self._s3 = S3Clients(sources.s3_region, sources.s3_endpoint)
@@ -126,6 +136,7 @@ class Providers:
         job_id: str,
         *,
         on_progress: Callable[[Sent], None] | None = None,
+        metrics: Metrics | None = None,
     ) -> Delivery:
         """Begin the delivery of a job's outputs."""
         return Delivery(
@@ -134,6 +145,8 @@ class Providers:
             gate=self._gate,
             limits=self._settings.limits,
             on_progress=on_progress,
+            on_stored=self._on_stored,
+            metrics=metrics,
         )
 
     def uploader(self, target: Target, job_id: str) -> Uploader:

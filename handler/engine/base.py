@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from handler.engine.events import End, EngineEvent
     from handler.engine.files import EngineFiles
     from handler.engine.model_folders import ModelFolders
+    from handler.engine.usage import Device, Usage
     from handler.graph.object_info import ObjectInfo
     from handler.records import Graph
 
@@ -81,6 +82,8 @@ OnEvent = Callable[["EngineEvent"], None]
 MayLaunch = Callable[[], Awaitable[None]]
 OnState = Callable[[EngineState], None]
 WarmUp = Callable[[], Awaitable[None]]
+Tap = Callable[[dict[str, Any]], None]
+"""Given a JSON message of ComfyUI's as it came over the WebSocket, `{"type", "data"}`."""
 
 
 class Engine(Protocol):
@@ -107,6 +110,10 @@ class Engine(Protocol):
         """Why it is not ready, for people."""
 
     @property
+    def device(self) -> Device | None:
+        """What it computes on, as told at its boot; None for the CPU, and before that."""
+
+    @property
     def boot_report(self) -> dict[str, Any]:
         """Seconds per phase of the last boot, and what else is worth knowing of it.
 
@@ -121,6 +128,9 @@ class Engine(Protocol):
         Args:
             may_launch: awaited before each launch; raises BootFailed where there must be none.
         """
+
+    def listen(self, tap: Tap) -> None:
+        """Hand on every JSON message from now on, whosever prompt it is of."""
 
     async def start(self) -> None:
         """Boot and warm up; later restarts happen by themselves.
@@ -146,6 +156,9 @@ class Engine(Protocol):
 
     async def restart(self, why: str) -> None:
         """Kill and start again; for an engine that does not react any more."""
+
+    async def usage(self) -> Usage:
+        """Tell the memory that it takes now. Soon, and never an error: None is not known."""
 
     async def object_info(self) -> ObjectInfo:
         """Give what the engine knows of its nodes; read at boot and kept."""

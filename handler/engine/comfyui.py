@@ -11,7 +11,15 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from handler.engine.base import EnginePrompt, EngineState, MayLaunch, OnEvent, OnState, WarmUp
+from handler.engine.base import (
+    EnginePrompt,
+    EngineState,
+    MayLaunch,
+    OnEvent,
+    OnState,
+    Tap,
+    WarmUp,
+)
 from handler.engine.boot import Site, launch
 from handler.engine.boot_report import findings, phases
 from handler.engine.client import ComfyClient
@@ -21,6 +29,7 @@ from handler.engine.model_folders import NO_MODELS, ModelFolders
 from handler.engine.model_report import in_words, model_report
 from handler.engine.patience import patience_for
 from handler.engine.runs import Runs
+from handler.engine.usage import Device, Usage, UsageMeter
 from handler.errors import BootFailed, EngineRefused, HandlerError, NotFound, NotReady
 from handler.graph.object_info import ObjectInfo
 
@@ -58,6 +67,9 @@ class ComfyEngine:
             log_tail=self.log_tail,
             restart=self.restart,
             grace_s=site.settings.cancel_grace_s,
+        )
+        self._meter = UsageMeter(
+            self._client.system_stats, lambda: self._process.pid if self._process else None
         )
         self._state = EngineState.STARTING
         self._reason: str | None = "the engine boots"
@@ -100,6 +112,10 @@ class ComfyEngine:
         return self._reason
 
     @property
+    def device(self) -> Device | None:
+        return self._meter.device
+
+    @property
     def boot_report(self) -> dict[str, Any]:
         return dict(self._report)
 
@@ -114,6 +130,9 @@ class ComfyEngine:
     ) -> None:
         self._on_state, self._warm_up = on_state, warm_up
         self._may_launch = may_launch or _nothing
+
+    def listen(self, tap: Tap) -> None:
+        self._runs.socket.tap = tap
 
     async def start(self) -> None:
         self._lifecycle = asyncio.create_task(self._live(), name="engine-life")
@@ -131,6 +150,7 @@ class ComfyEngine:
             await asyncio.gather(self._lifecycle, return_exceptions=True)
         self._runs.fail_all("the engine was stopped")
         await self._runs.close()
+        await self._meter.close()
         await self._client.close()
         await self._end_process()
         await asyncio.to_thread(self._site.close)
@@ -244,6 +264,7 @@ class ComfyEngine:
         stats = await self._answered(begun)
         answering = time.monotonic()
         self._version = (stats.get("system") or {}).get("comfyui_version")
+        self._meter.booted(stats)
         self._runs.socket.start()
         await self._while_alive(self._learn_nodes())
         learnt = time.monotonic()
@@ -375,13 +396,19 @@ class ComfyEngine:
     async def run(self, prompt: EnginePrompt, on_event: OnEvent) -> End:
         if self._state in (EngineState.FAILED, EngineState.STOPPED):
             raise NotReady(f"the engine is {self._state.value}: {self._reason}")
+        if self._process is not None:
+            on_event = self._process.lines.listening(on_event)
         end = await self._runs.run(prompt, on_event)
+        self._meter.ran()
         if isinstance(end, Succeeded):
             self._failures = 0
         return end
 
     async def cancel(self, prompt_id: str) -> None:
         await self._runs.cancel(prompt_id)
+
+    async def usage(self) -> Usage:
+        return await self._meter.usage()
 
     async def object_info(self) -> ObjectInfo:
         if self._info is None:

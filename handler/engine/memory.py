@@ -27,14 +27,16 @@ from handler.engine.events import (
 )
 from handler.engine.files import EngineFiles
 from handler.engine.memory_models import MemoryModels
+from handler.engine.usage import Usage
 from handler.errors import EngineDied, HandlerError, NotReady
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from handler.engine.base import MayLaunch, OnEvent, OnState, WarmUp
+    from handler.engine.base import MayLaunch, OnEvent, OnState, Tap, WarmUp
     from handler.engine.model_folders import ModelFolders
+    from handler.engine.usage import Device
     from handler.graph.object_info import ObjectInfo
 
 Script = Callable[[EnginePrompt, EngineFiles], AsyncIterator[EngineEvent]]
@@ -106,11 +108,14 @@ class MemoryEngine:
         script: what runs tell from now on.
         boot_error: raised by every boot while it is set.
         findings: what its boot reports tell besides.
+        device: what it says that it computes on.
+        used: what it says that it takes of memory.
         stubborn: runs do not heed `cancel`, as a node that computes for minutes.
         prompts: every prompt handed in, in order.
         read_names: the models that it was asked to read ahead.
         cancelled: prompt ids that `cancel` was called with.
         restarts: why it was restarted, each time.
+        tap: where a script may send messages as ComfyUI's.
     """
 
     files: EngineFiles
@@ -132,12 +137,15 @@ class MemoryEngine:
         self.script = script
         self.boot_error: HandlerError | None = None
         self.findings: dict[str, Any] = {}
+        self.device: Device | None = None
+        self.used = Usage()
         self._error: HandlerError | None = None
         self.stubborn = False
         self.prompts: list[EnginePrompt] = []
         self.read_names: list[str] = []
         self.cancelled: list[str] = []
         self.restarts: list[str] = []
+        self.tap: Tap | None = None
         known = NODES if nodes is None else nodes
         self._models = MemoryModels(home / "models", model_folders, known)
         self._state = EngineState.STARTING
@@ -184,6 +192,10 @@ class MemoryEngine:
         """Set who is told of state changes, and what runs before and after each boot."""
         self._on_state, self._warm_up = on_state, warm_up
         self._may_launch = may_launch or _nothing
+
+    def listen(self, tap: Tap) -> None:
+        """Have `tap` called; its messages are what a script hands to it."""
+        self.tap = tap
 
     async def start(self) -> None:
         """Boot and warm up.
@@ -267,6 +279,10 @@ class MemoryEngine:
             return
         began = prompt_id in self._began
         told.set_result(Interrupted(None, None) if began else Gone())
+
+    async def usage(self) -> Usage:
+        """Give `used`."""
+        return self.used
 
     async def object_info(self) -> ObjectInfo:
         """Give its classes."""

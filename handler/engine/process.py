@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import contextlib
 import io
-import logging
 import os
 import signal
 import socket
@@ -18,6 +17,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from handler.engine.lines import EngineLines
 from handler.errors import BootFailed
 from handler.masking import masked
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-log = logging.getLogger("comfyfn.engine")
 LOG_KEPT_LINES = 500
 BOOT_KEPT_LINES = 20_000
 LOG_TAIL_LINES = 60
@@ -65,6 +64,7 @@ class EngineProcess:
         """
         self.command = command
         self.started_at = time.monotonic()
+        self.lines = EngineLines()
         # Every traceback of a boot with many node packs, until `booted`.
         self.tail: collections.deque[str] = collections.deque(maxlen=BOOT_KEPT_LINES)
         self._tail_lock = threading.Lock()
@@ -191,7 +191,7 @@ class EngineProcess:
                         self.tail.pop()
                     self.tail.append(line)
                 overwritten = raw.endswith("\r")
-                log.debug("engine | %s", line)
+                self.lines.tell(line, passing=overwritten)
 
     def _wait(self) -> None:
         code = self._process.wait()

@@ -8,12 +8,13 @@ import logging
 import random
 from typing import TYPE_CHECKING
 
-from handler.engine.messages import Message, parse
+from handler.engine.messages import Message, loads, parse
 from handler.errors import HandlerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from handler.engine.base import Tap
     from handler.engine.client import ComfyClient
     from handler.engine.frames import FrameStream
 
@@ -30,6 +31,9 @@ class EngineSocket:
             connections: a new one means that messages may have been lost in between.
         heartbeat_s, pong_timeout_s: see `FrameStream`.
         backoff_s: first and longest pause between tries that fail; the first try is at once.
+
+    Attributes:
+        tap: given every JSON message as it came, before `on_message`; pictures are none.
     """
 
     def __init__(
@@ -48,6 +52,7 @@ class EngineSocket:
         self._heartbeat_s = heartbeat_s
         self._pong_timeout_s = pong_timeout_s
         self._backoff_s = backoff_s
+        self.tap: Tap | None = None
         self._generation = 0
         self._connected = asyncio.Event()
         self._stopping = asyncio.Event()
@@ -164,7 +169,19 @@ class EngineSocket:
             _log.exception("A listener to the engine socket's state failed")
 
     def _hand_on(self, frame: str | bytes) -> None:
+        if self.tap is not None and isinstance(frame, str):
+            self._hand_to(self.tap, frame)
         try:
             self._on_message(parse(frame))
         except Exception:  # noqa: BLE001 - a listener must not end the loop
             _log.exception("A listener to engine messages failed")
+
+    def _hand_to(self, tap: Tap, frame: str) -> None:
+        try:
+            message = loads(frame)
+            if isinstance(message, dict):
+                tap(message)
+        except ValueError:
+            pass  # `parse` tells it
+        except Exception:  # noqa: BLE001 - a listener must not end the loop
+            _log.exception("A listener to raw engine messages failed")

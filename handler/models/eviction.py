@@ -14,13 +14,15 @@ from handler.models.item import unlink_links
 from handler.transfer.base import DiskFull
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from handler.models.incoming import Incoming
     from handler.models.index import Index
     from handler.models.item import Item
     from handler.models.pins import Pins
+
+    OnRemoved = Callable[[str, Path, int], None]
 
 log = logging.getLogger("comfyfn.models")
 
@@ -32,13 +34,23 @@ class Evictor:
 
     Args:
         budget: bytes that objects and what is on its way may take; 0 for no limit.
+        on_removed: told of each object that went: a URL that it was had from, without secrets, or
+            ""; where it was, and its bytes.
     """
 
-    def __init__(self, index: Index, pins: Pins, incoming: Incoming, budget: int) -> None:
+    def __init__(
+        self,
+        index: Index,
+        pins: Pins,
+        incoming: Incoming,
+        budget: int,
+        on_removed: OnRemoved | None = None,
+    ) -> None:
         self._index = index
         self._pins = pins
         self._incoming = incoming
         self._budget = budget
+        self._on_removed = on_removed
 
     async def make_room(self, folder: Path, count: int) -> None:
         """Free what a download into a folder will need; other folders than ours are let be.
@@ -81,7 +93,10 @@ class Evictor:
             OSError: the folder cannot be written.
         """
         with self._pins.free(item) as free:
-            return _taken_out(item, self._index) if free else None
+            gone = _taken_out(item, self._index) if free else None
+        if gone is not None and self._on_removed is not None:
+            self._on_removed(item.shown, item.path, item.bytes)
+        return gone
 
     def _fitted(self) -> list[Path]:
         """Take out what must go. On the event loop: what is asked for meanwhile finds it gone."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from handler.errors import CallerError, InputFailed, InternalFault, NotFound
 from handler.inputs.redact import redacted
+from handler.metrics import Metrics
 from handler.models.access import may_have
 from handler.models.adopt import adopt, is_whole, tells_whole
 from handler.models.arrivals import admit
@@ -31,10 +32,11 @@ from handler.transfer.room import storing_fault
 from handler.transfer.verify import sha256_of
 
 if TYPE_CHECKING:
+    from handler.models.eviction import OnRemoved
     from handler.models.item import Item
     from handler.models.records import ModelSource
     from handler.transfer.download import Downloader
-    from handler.transfer.records import OnProgress
+    from handler.transfer.records import OnDone, OnProgress
 
 __all__ = ["Entry", "InUse", "NameTaken", "Store"]
 
@@ -78,15 +80,27 @@ class Store:
     Args:
         root: its folder; a cache of comfyui-api is taken over.
         budget: bytes that it may take; 0 for no limit.
+        metrics: counts what was here and what was fetched.
+        on_done, on_removed: told of each model that came or went; they raise nothing.
     """
 
-    def __init__(self, root: Path, *, budget: int = 0) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *,
+        budget: int = 0,
+        metrics: Metrics | None = None,
+        on_done: OnDone | None = None,
+        on_removed: OnRemoved | None = None,
+    ) -> None:
         self.root = Path(os.path.normpath(root.expanduser().absolute()))
         self._budget = budget
+        self._metrics = metrics or Metrics()
         self._index = Index(self.root)
         self._pins = Pins()
         self._incoming = Incoming(self.root)
-        self._evictor = Evictor(self._index, self._pins, self._incoming, budget)
+        self._on_done = on_done
+        self._evictor = Evictor(self._index, self._pins, self._incoming, budget, on_removed)
         self._flights = Flights(self._pins.release)
         # The operator's do not wait behind those of callers.
         self._gates = {by: asyncio.Semaphore(_BROUGHT_AT_ONCE) for by in (False, True)}
@@ -136,11 +150,13 @@ class Store:
             item = self._known(source)
             if item is not None and await self._kept(item, source, owner):
                 self._index.touch(item)
+                self._metrics.model_had(fetched=False)
                 return _stored(item, began, fetched=False)
             if await self._flights.wait(source):
                 continue
             async with self._flights.aboard(source, self._bring, on_progress) as item:
                 if item is not None and self._pins.pin(item, owner):
+                    self._metrics.model_had(fetched=True)
                     return _stored(item, began, fetched=True)
 
     async def find(self, source: ModelSource) -> Stored | None:
@@ -304,11 +320,13 @@ class Store:
                     return None
                 wanted = Wanted(
                     source.url, target, sha256=source.sha256, size=source.size, auth=source.auth,
-                    most_untold=self._budget or None,
+                    most_untold=self._budget or None, quiet=True,
                 )  # fmt: skip
                 got = await self._downloader(source).download(wanted, flight.tell)
                 item = await admit(self._index, source, got)
                 self._pins.pin(item, flight)
+                if self._on_done is not None:
+                    self._on_done(source.url, item.path, item.bytes, got.seconds)
         except OSError as fault:
             raise storing_fault(fault, redacted(source.url)) from fault
         await self._evictor.fit()

@@ -82,7 +82,7 @@ class Deliveries:
 
     def pending(self) -> list[Posted]:
         """List the letters, oldest first."""
-        return sorted(self._lanes, key=lambda letter: letter.id)
+        return sorted(self._lanes, key=lambda letter: letter.age_key)
 
     def add(self, letter: Posted) -> None:
         """Take in a letter that is on disk and counted, and try it at once."""
@@ -168,7 +168,7 @@ class Deliveries:
         letter = verdict.letter
         what = f"webhook {letter.kind} {letter.id} to {letter.to}"
         if verdict.outcome == "delivered":
-            await self._on_disk(self._journal.remove, letter)
+            await self._on_disk(self._remove, letter)
             log.info("%s: delivered at try %d", what, letter.tries)
             self._let_go(letter)
         elif verdict.outcome == "dead" and (verdict.final or not self._hurried):
@@ -178,7 +178,8 @@ class Deliveries:
             self._let_go(letter)
         elif verdict.outcome == "dead":
             # Its tries were used up in a hurry: the next start gives it one more.
-            await self._on_disk(self._journal.note, replace(letter, dead=False))
+            if not self._held.remove(letter.id):
+                await self._on_disk(self._journal.note, replace(letter, dead=False))
             self._left += 1
             self._let_go(letter)
         else:
@@ -194,6 +195,8 @@ class Deliveries:
     async def _on_disk(self, call: Callable[[Posted], None], letter: Posted) -> bool:
         """Change the disk; where it cannot be, the letter comes again at the next start."""
         if self._held.remove(letter.id):
+            with contextlib.suppress(OSError):  # the promise whose place it could not take
+                await asyncio.to_thread(self._remove, letter)
             return False
         try:
             await asyncio.to_thread(call, letter)
@@ -201,6 +204,9 @@ class Deliveries:
             log.error("webhook %s stays on disk: %s", letter.id, error)
             return False
         return True
+
+    def _remove(self, letter: Posted) -> None:
+        self._journal.remove(letter.id)
 
     def _put_back(self, letter: Posted, wait_s: float) -> None:
         self._lanes.again(letter, asyncio.get_running_loop().time() + wait_s)

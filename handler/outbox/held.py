@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from handler.outbox.letter_file import to_of
-from handler.outbox.records import Opened, Posted
+from handler.outbox.letter_file import posted_of
+from handler.outbox.records import Opened
 
 if TYPE_CHECKING:
-    from handler.outbox.records import Letter
+    from handler.outbox.records import Letter, Posted
 
 log = logging.getLogger("comfyfn.outbox")
 
@@ -43,17 +44,7 @@ class Held:
         secret = letter.secret.get_secret_value() if letter.secret is not None else None
         opened = Opened(letter.url, dict(letter.headers), secret, body, 0, len(body))
         self._opened[letter_id] = opened
-        return Posted(
-            id=letter_id,
-            message_id=letter.message_id,
-            kind=letter.kind,
-            order_key=letter.order_key,
-            to=to_of(letter.url),
-            signed=letter.signed,
-            bytes=len(body),
-            created=now,
-            since=now,
-        )
+        return replace(posted_of(letter, letter_id, now), bytes=len(body))
 
     def get(self, letter_id: str) -> Opened | None:
         """Give what a try needs; None where it is not held."""

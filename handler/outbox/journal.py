@@ -3,6 +3,8 @@
     at-<random>/   the letters of one process, which holds a lock on the folder
     dead/          letters that are not tried any more, of all processes
 
+A promise is a letter that its process leaves alone: it is for whoever finds it when that is gone.
+
 A folder that nobody holds is taken over by whoever sees it first: a letter is claimed by moving
 its file, so only one can. That is how a new start finds what the last one left, how workers that
 share a volume stand in for each other, and how the command line hands letters to a server.
@@ -101,7 +103,7 @@ class Journal:
             os.close(lock)
 
     def adopt(self, *, lockless: bool = False) -> list[Posted]:
-        """Take over the letters of processes that are gone, oldest first.
+        """Take over the letters of processes that are gone, oldest first, promises last.
 
         Args:
             lockless: also where the file system has no locks to tell by: right at a start, when
@@ -124,7 +126,7 @@ class Journal:
             finally:
                 if lock is not None:
                     os.close(lock)
-        return sorted(taken, key=lambda letter: letter.id)
+        return sorted(taken, key=lambda letter: letter.age_key)
 
     def _take_over(self, folder: Path) -> list[Posted]:
         taken = []
@@ -158,14 +160,16 @@ class Journal:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self._folder))
         return self._own
 
-    def write(self, letter: Letter, letter_id: str, now: float) -> Posted:
+    def write(self, letter: Letter, letter_id: str, now: float, *, promise: bool = False) -> Posted:
         """Keep a letter; on the disk itself when this returns.
+
+        It takes the place of a promise of that id, at once: never are both there, or none.
 
         Raises:
             InvalidPayload: it has a secret, and WEBHOOK_SECRET is not set.
             OSError: it cannot be written.
         """
-        return write_letter(letter, self._mine / letter_id, now, self._seal)
+        return write_letter(letter, self._mine / letter_id, now, self._seal, promise=promise)
 
     def read(self, letter: Posted) -> Opened:
         """Give what a try needs.
@@ -183,13 +187,19 @@ class Journal:
         except OSError as error:
             log.debug("%s: no note taken: %s", letter.id, error)
 
-    def remove(self, letter: Posted) -> None:
-        """Forget a letter that was delivered.
+    def fall_due(self, letter: Posted, now: float) -> Posted:
+        """Make a letter of a promise that was taken over; its age counts from now."""
+        letter = replace(letter, since=now, promise=False)
+        self.note(letter)
+        return letter
+
+    def remove(self, letter_id: str) -> None:
+        """Forget a letter that was delivered, or a promise.
 
         Raises:
             OSError: it cannot be removed.
         """
-        (self._mine / letter.id).unlink(missing_ok=True)
+        (self._mine / letter_id).unlink(missing_ok=True)
         sync_folder(self._mine)
 
     def bury(self, letter: Posted) -> None:
@@ -227,9 +237,12 @@ class Journal:
         return letter
 
     def drop(self, letter_id: str) -> bool:
-        """Remove a letter, dead or pending, whoever holds it; tell whether it was there."""
+        """Remove a letter, dead or pending, whoever holds it; tell whether it was there.
+
+        A promise stays: its job is under way.
+        """
         path = self.find(letter_id)
-        if path is None:
+        if path is None or _is_promise(path):
             return False
         path.unlink(missing_ok=True)
         return True
@@ -239,7 +252,7 @@ class Journal:
         return _listed(self._dead.glob("[!.]*"))
 
     def pending(self) -> list[Posted]:
-        """List the pending letters of all processes, oldest first."""
+        """List the pending letters of all processes, oldest first, then the promises."""
         return _listed(self._folder.glob(f"{_OWN}*/[!.]*"))
 
     def dead_sizes(self) -> dict[str, int]:
@@ -270,7 +283,16 @@ def _listed(paths: Iterable[Path]) -> list[Posted]:
     for path in paths:
         with contextlib.suppress(FileNotFoundError, BrokenLetter):
             found.append(read_posted(path))
-    return sorted(found, key=lambda letter: letter.id)
+    return sorted(found, key=lambda letter: letter.age_key)
+
+
+def _is_promise(path: Path) -> bool:
+    if path.parent.name == _DEAD:
+        return False
+    try:
+        return read_posted(path).promise
+    except (BrokenLetter, OSError):
+        return False
 
 
 def _hold(folder: Path) -> int:

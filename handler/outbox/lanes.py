@@ -1,5 +1,7 @@
 """Which letter may be tried now: due, first of its order, and neither host nor outbox at its limit.
 
+An order is of letters to one host: a receiver that does not answer holds up nobody else's.
+
 Pure: it knows no clock and starts nothing.
 """
 
@@ -128,4 +130,4 @@ class Lanes:
 
 
 def _lane(letter: Posted) -> str:
-    return letter.order_key or letter.id
+    return f"{letter.to} {letter.order_key}" if letter.order_key else letter.id

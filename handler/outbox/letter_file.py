@@ -55,23 +55,29 @@ def refuse_unsealed(url: str, secret: SecretStr | None, seal: Seal | None) -> No
         raise InvalidPayload("a webhook URL with user and password is not taken here", hint=_NEEDS)
 
 
-def write_letter(letter: Letter, path: Path, now: float, seal: Seal | None) -> Posted:
+def write_letter(
+    letter: Letter, path: Path, now: float, seal: Seal | None, *, promise: bool = False
+) -> Posted:
     """Write a letter to the disk itself; `path` ends in the letter's id.
+
+    What was there before, a promise, is there until the new one is, whole.
 
     Args:
         now: epoch seconds.
         seal: None where WEBHOOK_SECRET is not set; URL and headers are in the clear then.
+        promise: it is not to be tried yet.
 
     Raises:
         InvalidPayload: there is a secret and no seal.
         OSError: it cannot be written; nothing of it is left.
     """
     refuse_unsealed(letter.url, letter.secret, seal)
+    posted = posted_of(letter, path.name, now, promise=promise)
     part = path.with_name(f".{path.name}")
     try:
         # No one else may read it: what is not sealed may still be private.
         with os.fdopen(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "wb") as file:
-            posted = _written(letter, path.name, file, now, seal)
+            posted = _written(letter, posted, file, seal)
             file.flush()
             os.fsync(file.fileno())
         part.rename(path)
@@ -82,36 +88,39 @@ def write_letter(letter: Letter, path: Path, now: float, seal: Seal | None) -> P
     return posted
 
 
-def _written(
-    letter: Letter, letter_id: str, file: BinaryIO, now: float, seal: Seal | None
-) -> Posted:
-    if isinstance(letter.body, bytes):
-        return _write_parts(letter, letter_id, file, now, seal, letter.body, len(letter.body))
-    with letter.body.open("rb") as body:
-        size = os.fstat(body.fileno()).st_size
-        return _write_parts(letter, letter_id, file, now, seal, body, size)
-
-
-def _write_parts(
-    letter: Letter,
-    letter_id: str,
-    file: BinaryIO,
-    now: float,
-    seal: Seal | None,
-    body: bytes | BinaryIO,
-    size: int,
-) -> Posted:
-    posted = Posted(
+def posted_of(letter: Letter, letter_id: str, now: float, *, promise: bool = False) -> Posted:
+    """Tell what a letter is; its size is that of a body in memory, else 0."""
+    return Posted(
         id=letter_id,
         message_id=letter.message_id,
         kind=letter.kind,
         order_key=letter.order_key,
         to=to_of(letter.url),
         signed=letter.signed,
-        bytes=size,
+        bytes=len(letter.body) if isinstance(letter.body, bytes) else 0,
         created=now,
         since=now,
+        promise=promise,
     )
+
+
+def _written(letter: Letter, posted: Posted, file: BinaryIO, seal: Seal | None) -> Posted:
+    if isinstance(letter.body, bytes):
+        _write_head(letter, posted, file, seal)
+        file.write(letter.body)
+        return posted
+    with letter.body.open("rb") as body:
+        posted = replace(posted, bytes=os.fstat(body.fileno()).st_size)
+        _write_head(letter, posted, file, seal)
+        written = 0
+        while chunk := body.read(min(_CHUNK, posted.bytes - written)):
+            written += file.write(chunk)
+    if written != posted.bytes:
+        raise OSError(f"the body has {written} bytes, {posted.bytes} were told")
+    return posted
+
+
+def _write_head(letter: Letter, posted: Posted, file: BinaryIO, seal: Seal | None) -> None:
     facts = {name: value for name, value in asdict(posted).items() if name not in ("id", *_NOTED)}
     private = {
         "url": letter.url,
@@ -120,17 +129,8 @@ def _write_parts(
     }
     hidden: dict[str, Any] = {"private": private}
     if seal is not None:
-        hidden = {"sealed": seal.close(json.dumps(private).encode(), letter_id)}
+        hidden = {"sealed": seal.close(json.dumps(private).encode(), posted.id)}
     file.write(json.dumps({"format": _FORMAT, **facts, **hidden}).encode() + b"\n")
-    if isinstance(body, bytes):
-        file.write(body)
-        return posted
-    written = 0
-    while chunk := body.read(min(_CHUNK, size - written)):
-        written += file.write(chunk)
-    if written != size:
-        raise OSError(f"the body has {written} bytes, {size} were told")
-    return posted
 
 
 def read_posted(path: Path) -> Posted:
@@ -153,6 +153,7 @@ def read_posted(path: Path) -> Posted:
                 bytes=int(head["bytes"]),
                 created=float(head["created"]),
                 since=float(head["created"]),
+                promise=bool(head.get("promise")),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise BrokenLetter(f"{path.name}: {type(error).__name__}") from error
@@ -173,6 +174,7 @@ def _last_note(lines: list[bytes]) -> dict[str, Any]:
                 "refusals": int(note["refusals"]),
                 "said": str(note["said"]),
                 "dead": bool(note["dead"]),
+                "promise": False,  # whoever takes one over notes it, and it is a letter then
             }
         except (ValueError, KeyError, TypeError):
             continue

@@ -1,26 +1,31 @@
-"""The outbox: whatever is posted is on disk first, and tried until it arrives or is dead."""
+"""The outbox: whatever is posted is on disk first, and tried until it arrives or is dead.
+
+A promise is a letter for the case that this process dies: on disk like any other, and not tried
+while the process lives. Before that it is withdrawn, or another letter takes its place.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from handler.errors import InvalidPayload
 from handler.outbox.deliveries import Deliveries
 from handler.outbox.held import Held
 from handler.outbox.journal import Journal, new_id
 from handler.outbox.letter_file import BrokenLetter, refuse_unsealed
-from handler.outbox.records import OutboxFailed, Terms
+from handler.outbox.records import OutboxFailed, PromiseGone, Terms
 from handler.outbox.room import Room
 from handler.outbox.sealed import Seal
 from handler.outbox.sending import parsed_url
 from handler.outbox.signing import signing_key
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from pathlib import Path
+    from typing import Any
 
     from pydantic import SecretStr
 
@@ -28,6 +33,7 @@ if TYPE_CHECKING:
     from handler.outbox.sending import Sender
 
 log = logging.getLogger("comfyfn.outbox")
+_T = TypeVar("_T")
 
 
 class Outbox:
@@ -62,12 +68,15 @@ class Outbox:
             self._journal, self._held, sender, self._room, self._terms, listener, clock
         )
         self._last_id = ""
-        self._posts: set[asyncio.Task[str]] = set()
+        self._promises: dict[str, int] = {}  # their sizes in bytes
+        self._posts: set[asyncio.Task[Any]] = set()
         self._is_open = False
         self._watcher: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<Outbox {self._room.letters} pending, {len(self._room.dead)} dead>"
+        promised = f", {len(self._promises)} promised" if self._promises else ""
+        pending = self._room.letters - len(self._promises)
+        return f"<Outbox {pending} pending{promised}, {len(self._room.dead)} dead>"
 
     async def open(self) -> None:
         """Take over what is pending, and try all of it at once.
@@ -81,7 +90,7 @@ class Outbox:
             await self._room.look()
             if found:
                 log.info("%d webhooks of an earlier run are pending", len(found))
-            self._take_in(found)
+            await self._take_in(found)
         except OSError as error:
             log.error("%s; webhooks will not survive a restart", _failed(error))
         self._deliveries.start()
@@ -106,10 +115,14 @@ class Outbox:
         if secret is not None and not signing_key(secret.get_secret_value()):
             raise InvalidPayload("the webhook's secret has no key in it: it is base64")
 
-    async def post(self, letter: Letter) -> str:
+    async def post(self, letter: Letter, *, over: str | None = None) -> str:
         """Keep a letter for delivery; it survives whatever comes once this returns.
 
         Where the disk does not take it, it is held in memory, and the log says so.
+
+        Args:
+            over: a promise whose place the letter takes, at one moment: there is always one of
+                the two on disk. Where this raises, the promise stands.
 
         Returns:
             The outbox's id for it.
@@ -119,30 +132,116 @@ class Outbox:
             OutboxFull: there is no room, although the oldest dead letters were dropped for it.
             OutboxFailed: its body cannot be read, or is too large to be held in memory where the
                 disk does not take it; or the outbox is not open.
+            PromiseGone: `over` is no promise, or not any more.
         """
         self._refuse(letter.url, letter.secret)
-        # Carried to its end even where the caller is cancelled: half-posted is neither.
-        task = asyncio.create_task(self._post(letter))
+        task = self._carry_out(self._post(letter, over))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await asyncio.wait({task})  # the body's file may go when this is left
+            raise
+
+    def _carry_out(self, call: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Begin what ends even where its caller is cancelled: half-posted is neither."""
+        task = asyncio.create_task(call)
         self._posts.add(task)
         task.add_done_callback(self._posts.discard)
-        return await asyncio.shield(task)
+        return task
 
-    async def _post(self, letter: Letter) -> str:
-        if not self._is_open:
-            raise OutboxFailed("the outbox is closed")
-        self._last_id = letter_id = new_id(self._last_id)
+    async def _post(self, letter: Letter, over: str | None) -> str:
+        letter_id, had = self._id_of(over)
         try:
-            size = await asyncio.to_thread(_size, letter)
-            await self._room.make(size)
+            size = await self._make_room(letter, had)
             try:
                 posted = await asyncio.to_thread(self._write, letter, letter_id, size)
             except BaseException:
-                self._room.leave(size)
+                self._room.give_back(size, had)
                 raise
-        except OSError as error:
-            raise _failed(error) from error
+        except BaseException as error:
+            if had is not None:
+                self._promises[letter_id] = had
+            if isinstance(error, OSError):
+                raise _failed(error) from error
+            raise
         self._deliveries.add(posted)
         return letter_id
+
+    def _id_of(self, over: str | None) -> tuple[str, int | None]:
+        """Give a new id; or that of a promise, which is none from here on, and its size."""
+        if not self._is_open:
+            raise OutboxFailed("the outbox is closed")
+        if over is None:
+            self._last_id = new_id(self._last_id)
+            return self._last_id, None
+        had = self._promises.pop(over, None)
+        if had is None:
+            raise PromiseGone(f"{over[:40]} is no promise, or not any more")
+        return over, had
+
+    async def _make_room(self, letter: Letter, had: int | None = None) -> int:
+        """Give the size of a letter that there is room for.
+
+        Raises:
+            OutboxFull: there is none.
+            OSError: its body cannot be read, or the outbox.
+        """
+        size = await asyncio.to_thread(_size, letter)
+        await self._room.make(size, had)
+        return size
+
+    async def promise(self, letter: Letter) -> str:
+        """Keep a letter that is tried only where this process dies before it says otherwise.
+
+        Where the disk does not take it, the log says so; all else is as if it did.
+
+        Returns:
+            The id for `post` or `withdraw`, of which one must follow.
+
+        Raises:
+            InvalidPayload, OutboxFull, OutboxFailed: as by `post`.
+        """
+        self._refuse(letter.url, letter.secret)
+        task = self._carry_out(self._promise(letter))
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            self._carry_out(self._take_back(task))
+            raise
+
+    async def _promise(self, letter: Letter) -> str:
+        letter_id, _ = self._id_of(None)
+        try:
+            size = await self._make_room(letter)
+        except OSError as error:
+            raise _failed(error) from error
+        self._promises[letter_id] = size
+        try:
+            now = self._clock()
+            await asyncio.to_thread(self._journal.write, letter, letter_id, now, promise=True)
+        except OSError as error:
+            log.error("%s; nothing will be told if this process dies", _failed(error))
+        return letter_id
+
+    async def _take_back(self, promise: asyncio.Task[str]) -> None:
+        """Withdraw a promise whose id nobody was given."""
+        await asyncio.wait({promise})
+        if promise.exception() is None:
+            await self._withdraw(promise.result())
+
+    async def withdraw(self, promise_id: str) -> None:
+        """Remove a promise; one that is none any more is left as it is."""
+        await asyncio.shield(self._carry_out(self._withdraw(promise_id)))
+
+    async def _withdraw(self, promise_id: str) -> None:
+        size = self._promises.pop(promise_id, None)
+        if size is None:
+            return
+        self._room.leave(size)
+        try:
+            await asyncio.to_thread(self._journal.remove, promise_id)
+        except OSError as error:
+            log.error("the promise %s is not withdrawn: %s", promise_id, error.strerror)
 
     def _write(self, letter: Letter, letter_id: str, size: int) -> Posted:
         now = self._clock()
@@ -155,8 +254,10 @@ class Outbox:
             log.error("%s; the webhook %s is held in memory", _failed(error), letter_id)
             return posted
 
-    def _take_in(self, letters: list[Posted]) -> None:
+    async def _take_in(self, letters: list[Posted]) -> None:
         for letter in letters:
+            if letter.promise:  # whoever gave it is gone
+                letter = await asyncio.to_thread(self._journal.fall_due, letter, self._clock())  # noqa: PLW2901
             self._room.add(letter.bytes)
             self._deliveries.add(letter)
 
@@ -165,7 +266,7 @@ class Outbox:
         while True:
             await asyncio.sleep(self._terms.watch_s)
             try:
-                self._take_in(await asyncio.to_thread(self._journal.adopt))
+                await self._take_in(await asyncio.to_thread(self._journal.adopt))
             except OSError as error:
                 log.warning("the outbox cannot be read: %s", error)
 
@@ -184,7 +285,10 @@ class Outbox:
         return left
 
     async def close(self) -> None:
-        """Stop; letters under way and pending are for the next start. More than once is fine."""
+        """Stop; letters under way and pending are for the next start. More than once is fine.
+
+        So are promises: there should be none left, since every job has ended by then.
+        """
         self._is_open = False
         watcher, self._watcher = self._watcher, None
         if watcher is not None:
@@ -192,12 +296,15 @@ class Outbox:
         tasks = {*self._posts} | ({watcher} if watcher is not None else set())
         if tasks:
             await asyncio.wait(tasks)
+        if self._promises:
+            log.error("%d promises are left: the next start delivers them", len(self._promises))
+            self._promises.clear()
         await self._deliveries.stop()
         await self._sender.close()
         await asyncio.to_thread(self._journal.close)
 
     def pending(self) -> list[Posted]:
-        """List the letters that this process is to deliver, oldest first."""
+        """List the letters that this process is to deliver, oldest first; no promises."""
         return self._deliveries.pending()
 
     async def dead(self) -> list[Posted]:
@@ -218,11 +325,11 @@ class Outbox:
         if letter is None:
             return False
         self._room.dead.pop(letter_id, None)
-        self._take_in([letter])
+        await self._take_in([letter])
         return True
 
     async def drop(self, letter_id: str) -> bool:
-        """Remove a letter, dead or pending; tell whether it was there."""
+        """Remove a letter, dead or pending; tell whether it was there. Promises stay."""
         gone = await asyncio.to_thread(self._journal.drop, letter_id)
         self._room.dead.pop(letter_id, None)
         self._deliveries.forget(letter_id)

@@ -32,6 +32,13 @@ class OutboxFailed(PlatformError):
     status = 503
 
 
+class PromiseGone(OutboxFailed):
+    """The promise was kept or withdrawn before, or is not of this process."""
+
+    code = "promise_gone"
+    default_retryable = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Letter:
     """Something to be delivered.
@@ -39,9 +46,10 @@ class Letter:
     Attributes:
         url: where to; user and password in it become an Authorization header.
         body: JSON in UTF-8; a file is copied, and may go once `post` has returned.
-        message_id: what receivers know it by, the same on every try.
+        message_id: what receivers know it by, the same on every try; any text: in the header,
+            what is not visible ASCII is percent-encoded.
         kind: what it tells, `prompt.complete`; for logs and lists.
-        order_key: letters of one key are sent one after the other; "" for any order.
+        order_key: letters of one key to one host are sent one after the other; "" for any order.
         signed: by the secret of this letter, else by WEBHOOK_SECRET, else not at all.
         secret: the caller's own, `whsec_...` or bare base64.
         headers: further request headers; those that the outbox makes win.
@@ -62,7 +70,8 @@ class Posted:
     """A letter in the outbox, without anything that is secret.
 
     Attributes:
-        id: the outbox's name for it; names sort by the time of posting.
+        id: the outbox's name for it; names sort by the time of posting, but for letters that took
+            the place of a promise: they have its name.
         to: scheme, host and port: a path or a query may be the receiver's secret.
         bytes: of the body.
         created: epoch seconds.
@@ -71,6 +80,7 @@ class Posted:
         refusals: how often of these the receiver said that it will not have it.
         said: what came of the last try.
         dead: it is not tried any more.
+        promise: it is not tried as long as the process lives that wrote it.
     """
 
     id: str
@@ -86,6 +96,12 @@ class Posted:
     refusals: int = 0
     said: str = ""
     dead: bool = False
+    promise: bool = False
+
+    @property
+    def age_key(self) -> tuple[bool, float, str]:
+        """Sort by this for the order in which letters were posted; promises come last."""
+        return self.promise, self.created, self.id
 
 
 @dataclass(frozen=True, slots=True)

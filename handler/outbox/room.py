@@ -19,7 +19,7 @@ class Room:
     """Counts letters and bytes, dead ones too.
 
     Attributes:
-        letters, bytes: pending ones, and those that are being written.
+        letters, bytes: pending ones, promises, and those that are being written.
         dead: sizes in bytes by id, oldest first.
     """
 
@@ -39,14 +39,23 @@ class Room:
         """
         self.dead = await asyncio.to_thread(self._journal.dead_sizes)
 
-    async def make(self, size: int) -> None:
+    async def make(self, size: int, instead_of: int | None = None) -> None:
         """Take room for one more letter; dead ones give way, the oldest first.
+
+        Args:
+            size: bytes.
+            instead_of: the bytes of a promise whose room it gets: one that is not larger always
+                fits. None for a letter that comes anew.
 
         Raises:
             OutboxFull: all of it is taken by pending ones.
             OSError: the folder cannot be read or written.
         """
         self.add(size)
+        if instead_of is not None:
+            self.leave(instead_of)
+            if size <= instead_of:
+                return
         try:
             if self._is_over:
                 await self.look()
@@ -55,20 +64,29 @@ class Room:
                 del self.dead[oldest]
                 log.warning("the outbox is full: the dead letter %s is dropped", oldest)
                 await asyncio.to_thread(self._journal.drop, oldest)
-            if self._is_over:
+            if self._too_many_bytes or (instead_of is None and self._is_over):
                 raise OutboxFull(
                     f"the outbox is full: {self.letters - 1} webhooks are pending",
                     hint="OUTBOX_MAX and OUTBOX_MAX_MB set its size; `comfyfn outbox list` tells",
                 )
         except BaseException:
-            self.leave(size)
+            self.give_back(size, instead_of)
             raise
+
+    def give_back(self, size: int, instead_of: int | None = None) -> None:
+        """Undo what `make` did."""
+        self.leave(size)
+        if instead_of is not None:
+            self.add(instead_of)
 
     @property
     def _is_over(self) -> bool:
-        total = self.bytes + sum(self.dead.values())
-        letters = self.letters + len(self.dead)
-        return letters > self._terms.max_letters or total > self._terms.max_bytes
+        too_many = self.letters + len(self.dead) > self._terms.max_letters
+        return too_many or self._too_many_bytes
+
+    @property
+    def _too_many_bytes(self) -> bool:
+        return self.bytes + sum(self.dead.values()) > self._terms.max_bytes
 
     def add(self, size: int) -> None:
         """Count a pending letter in."""

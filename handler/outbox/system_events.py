@@ -81,12 +81,13 @@ class SystemEvents:
         self._idle = asyncio.Event()
         self._idle.set()
         self._task: asyncio.Task[None] | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<SystemEvents {len(self._waiting)} waiting, {self.dropped} dropped>"
 
     def open(self) -> None:
-        """Begin to send."""
+        """Begin to send; what was told before waits for it."""
         if self._names:
             self._task = asyncio.create_task(self._work())
 
@@ -137,7 +138,7 @@ class SystemEvents:
     def _add(
         self, name: str, event: str, data: Mapping[str, Any], key: tuple[Any, ...] | None
     ) -> None:
-        if self._task is None:
+        if self._closed:
             return
         body = orjson.dumps(
             {"event": event, "data": data, "metadata": self._metadata},
@@ -212,6 +213,7 @@ class SystemEvents:
 
     async def close(self, timeout_s: float = 0.0) -> None:
         """Send what waits, as far as there is time, and stop."""
+        self._closed = True
         task, self._task = self._task, None
         if task is not None:
             with contextlib.suppress(TimeoutError):

@@ -15,16 +15,24 @@ from handler.pipeline.told import announced_files, is_output, texts
 from handler.records import Output
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from handler.pipeline.uploads import Uploads
     from handler.records import Graph, MediaInfo
 
 SMALL_BYTES = 1 << 18
 
 
-async def collect(ran: Ran, received: Received, parts: Parts) -> Collected:
+async def collect(
+    ran: Ran, received: Received, parts: Parts, uploads: Uploads | None = None
+) -> Collected:
     """Read and describe all outputs in the order of the graph's nodes.
 
     Any object with a `filename` under any key is a file, any list of texts is text; files that
     lie in the job's folder unannounced are taken as well, from nodes that announced nothing.
+
+    Args:
+        uploads: have read some files already.
 
     Raises:
         EngineRefused: a file was announced and is not there. Never a success with less.
@@ -44,9 +52,11 @@ async def collect(ran: Ran, received: Received, parts: Parts) -> Collected:
         for item in announced_files(ran.told[node_id]):
             if not is_output(item, temp=received.request.include_temp):
                 continue
-            path = await parts.engine.files.open(item, parts.scratch / uid / "outputs")
-            seen.add(path.resolve())
-            outputs.append(await read_output(path, node_id, graph, item))
+            output = await uploads.read(node_id, item) if uploads else None
+            output = output or await open_output(item, node_id, graph, received, parts)
+            assert output.path is not None
+            seen.add(output.path.resolve())
+            outputs.append(output)
         outputs += [_text(node_id, graph, i, t) for i, t in enumerate(texts(ran.told[node_id]))]
     for node_id, path in ran.frames:
         outputs.append(await read_output(path, node_id, graph, {"filename": path.name}))
@@ -71,7 +81,19 @@ def _text(node_id: str, graph: Graph, index: int, text: str) -> Output:
     )
 
 
-async def read_output(path: Path, node_id: str, graph: Graph, item: dict[str, Any]) -> Output:
+async def open_output(
+    item: Mapping[str, Any], node_id: str, graph: Graph, received: Received, parts: Parts
+) -> Output:
+    """Open an announced file and describe it.
+
+    Raises:
+        EngineRefused: it is not there.
+    """
+    path = await parts.engine.files.open(item, parts.scratch / received.job.uid / "outputs")
+    return await read_output(path, node_id, graph, item)
+
+
+async def read_output(path: Path, node_id: str, graph: Graph, item: Mapping[str, Any]) -> Output:
     """Describe a file; large ones are read in a thread."""
     size = path.stat().st_size
     filename = PurePosixPath(str(item["filename"])).name

@@ -1,58 +1,87 @@
-"""Collected -> Answer: the result with its figures, outputs inline."""
+"""Collected -> Answer: the result with its figures, outputs uploaded or inline."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from handler.pipeline.echo import echo
+from handler.pipeline.spill import ceiling, spilled
+from handler.pipeline.stats import Times, stats_of
 from handler.wire import Answer
 
 if TYPE_CHECKING:
     from handler.pipeline.run import JobFolder
-    from handler.pipeline.stages import Collected, Parts, Ran, Received
+    from handler.pipeline.stages import Collected, Parts, Received
+    from handler.pipeline.uploads import Uploads
+    from handler.records import Output
 
 
-def deliver(
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """When a job began, in monotonic seconds, and seconds of its parts so far."""
+
+    began: float
+    preprocess_s: float
+    round_trip_s: float
+
+
+async def deliver(
     collected: Collected,
     received: Received,
     parts: Parts,
     folder: JobFolder,
-    times: tuple[float, float, float],
+    clock: Clock,
+    uploads: Uploads | None = None,
 ) -> Answer:
     """Make the answer; it owns the job's files until it is closed.
 
     Args:
-        times: monotonic start, and seconds of preprocessing and of the engine's round trip.
+        uploads: of a job that has targets; waited for.
+
+    Raises:
+        UploadFailed, UrlNotAllowed: an output is not stored.
+        ResultTooLarge: it may not be so large, and there is no storage for it.
     """
+    job, outputs, begun = received.job, collected.outputs, time.monotonic()
+    if uploads is not None:
+        stored = await uploads.finish(outputs)
+        return _answer(collected, stored, received, parts, folder, clock, _since(begun))
+    answer = _answer(collected, outputs, received, parts, folder, clock)
+    limit = ceiling(job, parts.settings)
+    if not limit or not answer.files or (size := answer.content_length()) <= limit:
+        return answer
+    stored = await spilled(outputs, job, parts, size, limit)
+    answer = _answer(collected, stored, received, parts, folder, clock, _since(begun))
+    answer.tail["stats"]["spilled"] = True
+    return answer
+
+
+def _answer(
+    collected: Collected,
+    outputs: list[Output],
+    received: Received,
+    parts: Parts,
+    folder: JobFolder,
+    clock: Clock,
+    upload_s: float = 0.0,
+) -> Answer:
     job, request, ran = received.job, received.request, collected.ran
-    began, preprocess_s, round_trip_s = times
-    total_s = time.monotonic() - began
-    head: dict[str, Any] = {"id": job.id, "prompt": ran.graph}
-    if request.convert_output is not None:
-        head["convert_output"] = request.convert_output.public()
-    stats = {
-        "comfy_execution": _execution(ran),
-        "preprocess_time": _ms(preprocess_s),
-        "comfy_round_trip_time": _ms(round_trip_s),
-        "postprocess_time": _ms(total_s - preprocess_s - round_trip_s),
-        "upload_time": 0,
-        "total_time": _ms(total_s),
-        "queue_time": _ms(job.stage_s.get("queued", 0.0)),
-        "cached_nodes": list(ran.cached),
-    }
+    total_s = time.monotonic() - clock.began
+    times = Times(clock.began, clock.preprocess_s, clock.round_trip_s, total_s)
+    stats = stats_of(ran, job, parts, times, upload_s=upload_s)
     engine = {"kind": parts.engine.kind, "version": parts.engine.version}
-    tail = {"stats": stats, "engine": engine}
-    return Answer(job.id, head, collected.outputs, tail, on_close=folder.remove)
+    tail: dict[str, Any] = {"stats": stats, "engine": engine}
+    return Answer(
+        job.id,
+        echo(request, job.id, ran.graph),
+        outputs,
+        tail,
+        archive=request.archive is not None,
+        on_close=folder.remove,
+    )
 
 
-def _execution(ran: Ran) -> dict[str, Any]:
-    start, end = ran.started_ms, ran.ended_ms
-    duration = end - start if start is not None and end is not None else None
-    total = {"start": start, "end": end, "duration": duration}
-    nodes = {node_id: {"start": at} for node_id, at in ran.node_ms.items()}
-    # `total` repeats the flat keys: comfyui-api's README shows it, its code does not have it.
-    return {**total, "total": total, "nodes": nodes}
-
-
-def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 3)
+def _since(begun: float) -> float:
+    return time.monotonic() - begun

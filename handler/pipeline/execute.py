@@ -26,6 +26,7 @@ from handler.errors import EngineDied, HandlerError, JobCancelled
 from handler.graph.rewrite import node_title, safe_leaf
 from handler.job import Job, Phase
 from handler.pipeline.faults import execution_failed
+from handler.pipeline.node_times import NodeTimes
 from handler.pipeline.stages import Parts, Prepared, Ran
 from handler.pipeline.told import announced_files, without_folder
 
@@ -41,7 +42,10 @@ class Recorder:
     """Listens to one run: notes what matters for the answer, tells followers, throttled."""
 
     def __init__(self, prepared: Prepared, job: Job, parts: Parts) -> None:
-        self.ran = Ran(prepared.graph, prepared.output_nodes)
+        cold = parts.metrics.run_begins(job.created_at)
+        self.ran = Ran(prepared.graph, prepared.output_nodes, cold=cold)
+        self._nodes = NodeTimes(prepared.graph, parts.metrics)
+        self._uploads = prepared.uploads
         self._job = job
         self._parts = parts
         self._meter = ProgressMeter(
@@ -61,6 +65,7 @@ class Recorder:
 
     def _take(self, event: EngineEvent, now: float) -> None:
         self._note(event)
+        self._nodes.feed(event, now)
         view = self._meter.feed(event, now)
         if isinstance(event, Preview):
             self._preview(event, now)
@@ -84,6 +89,8 @@ class Recorder:
             case NodeOutput(node_id, output):
                 ran.told[node_id] = output
                 self._strays(output)
+                if self._uploads is not None:
+                    self._uploads.announce(node_id, output, ran.graph)
                 title = node_title(ran.graph, node_id) if node_id in ran.graph else ""
                 shown = without_folder(output, self._job.uid)
                 self._job.tell("output", {"node_id": node_id, "title": title, "output": shown})

@@ -125,6 +125,7 @@ async def _one(
     if not is_url(value) and looks_inline(value):
         target.parent.mkdir(parents=True, exist_ok=True)
         target = await _off_loop(len(value), decode_inline, value, target)
+        parts.metrics.took_in("inline", target.stat().st_size)
     elif files.lies_elsewhere(value):
         target = await files.fetch(value, target)
     else:

@@ -6,14 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from handler.errors import InternalFault
+from handler.identity import Identity
+from handler.instance_events import InstanceEvents
+from handler.metrics import Metrics
 from handler.records import CONVERTER_THREAD
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
-    from handler.delivery.providers import Providers
     from handler.engine.base import Engine
     from handler.engine.events import End
     from handler.graph.media_inputs import MediaInput
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from handler.job import Job
     from handler.models.library import ModelLibrary
     from handler.payload import PromptRequest
+    from handler.pipeline.storage import UploadProviders
+    from handler.pipeline.uploads import Uploads
     from handler.records import Graph, Output
     from handler.settings import Settings
     from handler.transfer.download import Downloader
@@ -34,10 +36,6 @@ def _converters() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(CONVERTERS, thread_name_prefix=CONVERTER_THREAD)
 
 
-def _no_providers() -> Providers:
-    raise InternalFault("no providers of uploads are wired here")
-
-
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the stages work with, wired in `build.py`.
@@ -48,8 +46,11 @@ class Parts:
         operator: of URLs that the operator names, which may lead anywhere.
         models: brings models to where the engine lists them.
         scratch: folder for files of ours, removed with the server.
-        providers: gives what uploads are made by; loaded with the first request that has some.
+        providers: gives what uploads are made by.
         converters: the few threads that encode; all jobs share them.
+        identity: who this worker is to callers.
+        metrics: what is counted of the work.
+        events: what is told to the operator; silent by default.
     """
 
     settings: Settings
@@ -59,8 +60,11 @@ class Parts:
     operator: Downloader
     models: ModelLibrary
     scratch: Path
+    providers: UploadProviders = field(repr=False)
     converters: ThreadPoolExecutor = field(default_factory=_converters, repr=False)
-    providers: Callable[[], Providers] = field(default=_no_providers, repr=False)
+    identity: Identity = field(default_factory=Identity)
+    metrics: Metrics = field(default_factory=Metrics, repr=False)
+    events: InstanceEvents = field(default_factory=InstanceEvents)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +96,13 @@ class Prepared:
 
     Attributes:
         output_nodes: ids of nodes that save or show something.
+        uploads: of a job that has targets: told of each node that has finished.
     """
 
     request: PromptRequest
     graph: Graph
     output_nodes: list[str]
+    uploads: Uploads | None = None
 
 
 @dataclass(slots=True)
@@ -109,6 +115,7 @@ class Ran:
         started_ms, ended_ms: Unix time in milliseconds by the engine's clock.
         node_ms: node id -> when it began.
         cached: ids of nodes that did not run.
+        cold: it waited for the engine's boot, or was the first run after it.
         fault: what kept us from taking an event in.
     """
 
@@ -120,6 +127,7 @@ class Ran:
     ended_ms: int | None = None
     node_ms: dict[str, int] = field(default_factory=dict)
     cached: tuple[str, ...] = ()
+    cold: bool = False
     end: End | None = None
     fault: Exception | None = None
 

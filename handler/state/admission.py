@@ -14,7 +14,7 @@ from handler.state.idempotency import Way, by_id, by_key
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from handler.state.records import JobRecord
+    from handler.state.records import Claim, JobRecord
     from handler.state.store import StateStore
 
 log = logging.getLogger("comfyfn.state")
@@ -77,6 +77,32 @@ class Admission:
             withdrawing.add_done_callback(self._left.discard)
             raise
 
+    async def known(self, record: JobRecord) -> Entered | None:
+        """Find the run that a job is one with by its key; write nothing.
+
+        Raises:
+            Conflict: the key stands for another payload.
+            StateUnavailable: it cannot be known.
+        """
+        claim = await self._store.keys.who(record.key) if record.key is not None else None
+        other = await self._run_of(claim.id, claim.uid) if claim is not None else None
+        if claim is None or other is None:
+            return None
+        way = await self._judged(claim, other, record.digest)
+        if way is Way.CONFLICT:
+            raise _conflict("idempotency key", "key")
+        return None if way is Way.RUN else Entered(way, other)
+
+    async def _judged(self, claim: Claim, other: JobRecord | None, digest: str) -> Way:
+        return by_key(
+            claim,
+            other,
+            digest,
+            time.time(),
+            lost=other is not None and self._lost(other.instance),
+            servable=other is None or await self._servable(other),
+        )
+
     async def settle(self) -> None:
         """Wait until what was left halfway is put right."""
         await asyncio.gather(*self._left)
@@ -120,14 +146,7 @@ class Admission:
             if claim.mine:
                 return None
             other = await self._run_of(claim.id, claim.uid)
-            way = by_key(
-                claim,
-                other,
-                record.digest,
-                time.time(),
-                lost=other is not None and self._lost(other.instance),
-                servable=other is None or await self._servable(other),
-            )
+            way = await self._judged(claim, other, record.digest)
             if way is Way.CONFLICT:
                 raise _conflict("idempotency key", "key")
             if way is Way.RUN:

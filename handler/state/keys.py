@@ -55,6 +55,14 @@ class Keys:
                 )
         raise TimeoutError("an idempotency key changes all the time")
 
+    async def who(self, key: str) -> Claim | None:
+        """Tell who has a key; claim nothing."""
+        found = await self._call(partial(self._blobs.read, key_key(key)))
+        if found is None:
+            return None
+        told = orjson.loads(found.body)
+        return Claim(False, told["id"], told["uid"], told["digest"], told["at"], found.version)
+
     async def take(
         self, key: str, record: JobRecord, claim: Claim, now: float | None = None
     ) -> bool:

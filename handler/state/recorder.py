@@ -66,6 +66,10 @@ class Recorder:
         if writing is not None and writing.task is not None:
             await asyncio.shield(writing.task)
 
+    async def settle_all(self) -> None:
+        """Wait until everything that was noted so far is written."""
+        await asyncio.gather(*(self.settle(uid) for uid in list(self._writings)))
+
     async def drain(self, timeout_s: float = 5.0) -> bool:
         """Wait until everything is written, and give up on what is not in time.
 

@@ -114,7 +114,9 @@ class StateStore:
         Returns:
             Whether it is the one: of many at once, one is told True.
         """
-        key, marks = job_key(record.id), [recent_key(record), active_key(record)]
+        key, marks = job_key(record.id), [recent_key(record)]
+        if not record.final:
+            marks.append(active_key(record))
         await asyncio.gather(*(self.call(partial(self.blobs.mark, one)) for one in marks))
         body = encode(record)
         if over is None:

@@ -27,6 +27,7 @@ from handler.transfer.records import (
     Downloaded,
     Limits,
     MakeRoom,
+    OnDone,
     OnProgress,
     Progress,
     Wanted,
@@ -67,6 +68,8 @@ class Downloader:
         pick_source: gives the source of a URL; raises InputFailed where there is none.
         threads: for what blocks; shared with the sources.
         make_room: told before each download how much it will take, to free some.
+        on_done: told of each file that came, on the event loop, unless it is to be quiet.
+        count: told the URL and the bytes of each file that came; not those that were here.
     """
 
     def __init__(
@@ -76,8 +79,12 @@ class Downloader:
         threads: Threads | None = None,
         limits: Limits | None = None,
         make_room: MakeRoom | None = None,
+        on_done: OnDone | None = None,
+        count: Callable[[str, int], None] | None = None,
     ) -> None:
         self._pick = pick_source
+        self._on_done = on_done
+        self._count = count
         self._limits = limits or Limits()
         self._threads = threads or Threads()
         self._means = Means(
@@ -195,7 +202,12 @@ class Downloader:
                     flight = Flight(
                         wanted, source, part, means, lambda news: self._tell(wanted, news)
                     )
-                    return await flight.run()
+                    got = await flight.run()
+                    if self._count is not None:
+                        self._count(wanted.url, got.bytes - got.resumed_bytes)
+                    if self._on_done is not None and not wanted.quiet:
+                        self._on_done(wanted.url, got.path, got.bytes, got.seconds)
+                    return got
                 finally:
                     part.close()
         except TimeoutError as fault:

@@ -27,6 +27,7 @@ class Wanted:
         max_bytes, total_s, tries: as in `Limits`; the downloader's own where None.
         most_untold: the most bytes to take from a source that does not tell the size; None for
             any. Where it tells, `make_room` has the say.
+        quiet: nobody is told that it came: who asked moves it on, and tells it if need be.
     """
 
     url: str = field(repr=False)
@@ -39,6 +40,7 @@ class Wanted:
     total_s: float | None = None
     tries: int | None = None
     most_untold: int | None = None
+    quiet: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,8 @@ class Downloaded:
 
 
 OnProgress = Callable[[Progress], None]
+OnDone = Callable[[str, Path, int, float], None]
+"""Told of a file that has come: its URL, where it is, its bytes, and the seconds that it took."""
 MakeRoom = Callable[[Path, int], Awaitable[None]]
 """Told before a download how many bytes it will put below a folder; may free some."""
 

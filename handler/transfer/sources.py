@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from handler.credentials import Credential
+    from handler.metrics import Metrics
     from handler.transfer.azure_source import AzureAccount, AzureSource
     from handler.transfer.base import Source
     from handler.transfer.civitai_source import CivitaiSource
@@ -93,12 +94,21 @@ class Sources:
         Raises:
             InputFailed: no source takes such URLs.
         """
-        name = self._name(url)
+        name = self.kind(url)
         if name not in self._made:
             self._made[name] = _MAKERS[name](self)
         return self._made[name]
 
-    def _name(self, url: str) -> str:
+    def counting(self, metrics: Metrics) -> Callable[[str, int], None]:
+        """Give what counts the bytes of downloads by the kind of their source."""
+        return lambda url, count: metrics.took_in(self.kind(url), count)
+
+    def kind(self, url: str) -> str:
+        """Tell which source a URL is for: `http`, `s3`, `gs`, `azure`, `hf`, `civitai`, `file`.
+
+        Raises:
+            InputFailed: no source takes such URLs.
+        """
         try:
             parts = urlsplit(url)
             host = (parts.hostname or "").rstrip(".")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -40,7 +41,7 @@ class Threads:
             abort: called on cancellation, to make the call end.
             dispose: called with a result that came too late.
         """
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        future = self._begun(work)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -51,7 +52,7 @@ class Threads:
 
     async def finish(self, work: Callable[[], T], *, abort: Callable[[], None]) -> T:
         """Do a blocking call that must have ended before this does, cancelled or not."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        future = self._begun(work)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -63,6 +64,11 @@ class Threads:
                     continue  # the call uses what the caller is about to close
             _left(future, None)
             raise
+
+    def _begun(self, work: Callable[[], T]) -> asyncio.Future[T]:
+        # What it logs is said of the caller's job.
+        run = contextvars.copy_context().run
+        return asyncio.get_running_loop().run_in_executor(self._pool, run, work)
 
     def close(self) -> None:
         """Take no more calls; those under way end by themselves."""

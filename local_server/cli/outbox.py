@@ -60,7 +60,7 @@ def _list(options: argparse.Namespace) -> int:
         return 0
     now = time.time()
     for letter in letters:
-        state = "given up" if letter.dead else "pending"
+        state = "given up" if letter.dead else "promised" if letter.promise else "pending"
         tries = f"{letter.tries} tries" + (f", {letter.said}" if letter.said else "")
         age = f"{_age(now - letter.created)} old"
         print(
@@ -68,7 +68,10 @@ def _list(options: argparse.Namespace) -> int:
             f"{age}, {letter.bytes} bytes, {tries}"
         )
     dead = sum(letter.dead for letter in letters)
-    print(f"{len(letters) - dead} pending, {dead} given up", file=sys.stderr)
+    # Not pending: what is told only if a worker dies before its job's end.
+    promised = sum(letter.promise and not letter.dead for letter in letters)
+    counts = f"{len(letters) - dead - promised} pending, {dead} given up"
+    print(counts + (f", {promised} promised" if promised else ""), file=sys.stderr)
     return 0
 
 
@@ -105,6 +108,9 @@ def _drop(options: argparse.Namespace) -> int:
     journal = _journal()
     known = journal.dead() if options.all else [*journal.pending(), *journal.dead()]
     letters = _chosen(known, None if options.all else options.id)
+    promised = [letter.id for letter in letters if letter.promise and not letter.dead]
+    if promised:
+        raise _promised(promised[0])
     print(f"{sum(journal.drop(letter.id) for letter in letters)} dropped")
     return 0
 
@@ -143,6 +149,15 @@ def _missing(end: str) -> Exception:
     return NotFound(
         f"there is not exactly one webhook whose id ends in {end!r}" if end else "none is named",
         hint="`comfyfn outbox list` shows them",
+    )
+
+
+def _promised(letter_id: str) -> Exception:
+    from handler.errors import Conflict
+
+    return Conflict(
+        f"{letter_id} is promised: it is sent only if its job's worker dies",
+        hint="it goes when the job ends",
     )
 
 

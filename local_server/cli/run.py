@@ -54,13 +54,15 @@ def call(options: argparse.Namespace) -> int:
     from handler.settings import Settings
     from local_server.bundled import SAMPLE, bundled
     from local_server.cli.workflow_file import read_graph
-    from local_server.serve import configure_logging
+    from local_server.logs import configure_logging
 
     path = Path(options.workflow) if options.workflow else bundled(SAMPLE)
     folder = Path(options.output)
     _make_folder(folder)
     # Quiet, beside whatever serves here already, and told at once if the engine cannot start.
-    settings = Settings.from_env(log_level="warning", comfy_port=_free_port(), restart_budget=0)
+    settings = Settings.from_env(
+        log_level="warning", log_format="text", comfy_port=_free_port(), restart_budget=0
+    )
     payload = {"prompt": read_graph(path, options.input, _stored(settings))}
     configure_logging(settings)
     if settings.log_level == "warning":  # a job that fails is told by us, once

@@ -187,7 +187,7 @@ def test_packages_that_cannot_be_had_launch_nothing(start_server) -> None:
     server = start_server(ready=False, MANIFEST_JSON='{"pip": ["-r no-such-file.txt"]}')
     server.wait_for("/health", status=500)
     assert "no-such-file.txt" in server.get("/health").json()["reason"]
-    assert "engine | " not in server.log.read_text()
+    assert "comfyfn.comfyui: " not in server.log.read_text()
 
 
 @pytest.mark.parametrize("verb", ["serve", "run"])

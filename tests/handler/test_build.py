@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -10,11 +11,20 @@ from lone import site_in
 from receiver import SECRET, receiving
 from worker import GRAPH
 
-from handler.build import build_handler, build_outbox, build_system_events, cache_folder
+from handler.build import (
+    build_events,
+    build_handler,
+    build_outbox,
+    build_system_events,
+    cache_folder,
+)
 from handler.engine.boot import launch
+from handler.engine.comfyui import ComfyEngine
 from handler.engine.memory import PIXEL
 from handler.errors import UrlNotAllowed
 from handler.health import Health
+from handler.models.index import Index
+from handler.models.item import Item
 from handler.outbox.records import Letter
 from handler.settings import Settings
 from handler.transfer.records import Wanted
@@ -99,6 +109,40 @@ async def test_outbox_is_wired_by_the_settings(tmp_path):
     receiver.posts[0].verify()
     assert (tmp_path / "outbox").is_dir()
     assert [one.outcome for one in told] == ["delivered"]
+
+
+async def test_engine_and_store_tell_the_operator(tmp_path):
+    """Wired by the settings alone; a model that is evicted at the start is told, too."""
+    old = tmp_path / "cache" / "objects" / "url-x.pt"
+    async with receiving() as receiver:
+        env = {
+            "SYSTEM_WEBHOOK_URL": receiver.url(),
+            "SYSTEM_WEBHOOK_EVENTS": "execution_success,file_deleted",
+            "CACHE_DIR": str(tmp_path / "cache"),
+            "LRU_CACHE_SIZE_GB": "0.000001",
+        }
+        index = Index(tmp_path / "cache")
+        index.load()
+        old.write_bytes(b"x" * 2000)
+        index.save(Item(key="url-x", path=old, bytes=2000, leaf="x.pt", protected=False))
+        site = site_in(tmp_path, **env)
+        engine = ComfyEngine(site)
+        events = build_events(site, engine)
+        quiet = build_events(site_in(tmp_path / "quiet"), engine)
+        handler = build_handler(site)
+        try:
+            handler._parts.events.open()
+            (evicted,) = await receiver.got(1)
+        finally:
+            await handler._parts.events.close()
+            await handler.stop()
+            await events.close()
+    assert events.on
+    assert handler._parts.events.on
+    assert not quiet.on
+    told = json.loads(evicted.body)
+    assert told["event"] == "storage.file_deleted"
+    assert told["data"] == {"url": "unknown", "local_path": str(old), "size": 2000}
 
 
 async def test_system_events_may_go_anywhere(tmp_path):

@@ -268,7 +268,8 @@ def test_the_public_form_tells_everything_that_is_known():
     assert (early["finished_at"], early["progress"], early["error"]) == (None, None, None)
 
     output = Output("1", "t", "text", "text/plain", "1.txt", 1, "00", text="x")
-    job.outputs, job.progress = [output], {"overall_pct": 50.0}
+    job.hold([output])
+    job.progress = {"overall_pct": 50.0}
     job.fail(EngineDied("gone"))
     late = job.public()
     assert late["status"] == "failed"

@@ -35,8 +35,9 @@ from handler.health import Health
 from handler.job import JobEvent, Phase
 from handler.payload import parse_payload
 from handler.pipeline.stages import CONVERTERS
-from handler.service import RESUBMITS, Handler
+from handler.service import Handler
 from handler.settings import Settings
+from handler.turns import RESUBMITS
 from handler.wire import Answer
 
 PAYLOAD = {"prompt": GRAPH}
@@ -350,7 +351,7 @@ async def test_jobs_run_in_the_order_they_came(tmp_path):
         order = [prompt.graph["2"]["inputs"]["filename_prefix"] for prompt in gate.begun]
         assert [prefix.rsplit("/", 1)[1] for prefix in order] == [f"j{n}_x" for n in range(5)]
         assert handler.position(jobs[0]) is None
-        assert repr(handler) == "<Handler ready <Slots 0/2 waiting=0>>"
+        assert repr(handler) == "<Handler ready <Turns <Slots 0/2 waiting=0>>>"
 
 
 async def test_followers_see_their_position_change(tmp_path):
@@ -891,9 +892,9 @@ async def test_a_refused_graph_never_reaches_the_engine(tmp_path):
 async def test_the_typical_time_is_what_a_refused_caller_is_told_to_wait(tmp_path):
     """Retry-After follows from the runs so far."""
     async with worker(tmp_path) as (handler, _):
-        assert handler._retry_after_s() == 1.0
-        handler._busy_s.extend([8.0, 4.0, 30.0])
-        assert handler._retry_after_s() == 8.0
+        assert handler._turns.retry_after_s == 1.0
+        handler._turns._busy_s.extend([8.0, 4.0, 30.0])
+        assert handler._turns.retry_after_s == 8.0
 
 
 async def test_a_success_without_outputs_is_a_success(tmp_path):

@@ -21,12 +21,9 @@ from worker import GRAPH, parts_in, until
 from handler.engine.memory import MemoryEngine
 from handler.errors import BootFailed
 from handler.service import Handler
-from handler.settings import Settings
 from local_server.serve import (
-    OneLine,
     Signals,
     announce_page,
-    configure_logging,
     listen,
     serve_handler,
     warn_if_open,
@@ -108,26 +105,6 @@ def test_a_port_open_to_the_network_is_a_warning(caplog, host, lines):
     with listen(host, 0) as listener:
         warn_if_open(listener)
     assert caplog.text.count("open to the network without authentication") == lines
-
-
-@pytest.mark.parametrize(
-    ("word", "level"),
-    [("trace", logging.DEBUG), ("warn", logging.WARNING), ("fatal", logging.CRITICAL)],
-)
-def test_levels_of_other_worlds_are_understood(word, level):
-    """comfyui-api has trace, warn and fatal. Libraries tell no secrets: warnings at most."""
-    root, ours = logging.getLogger(), logging.getLogger("comfyfn")
-    handlers, before = root.handlers[:], (root.level, ours.level)
-    root.handlers.clear()
-    try:
-        configure_logging(Settings(log_level=word))
-        assert logging.getLogger("comfyfn.transfer").getEffectiveLevel() == level
-        for name in ("httpx", "httpx2", "botocore.auth", "uvicorn.error", "pyvips"):
-            assert logging.getLogger(name).getEffectiveLevel() == max(level, logging.WARNING)
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(before[0])
-        ours.setLevel(before[1])
 
 
 def test_comfyuis_own_page_is_told_where_there_is_one(tmp_path, caplog):
@@ -280,10 +257,3 @@ def test_what_a_killed_server_left_is_swept_by_the_next(tmp_path):
     said = comfyfn("serve", "--ui", home=tmp_path, WORK_DIR=str(server.work))
     assert said.returncode == 1
     assert not left.exists()
-
-
-def test_a_log_message_is_one_line():
-    """A caller's id must not forge a line, nor colour a terminal."""
-    record = logging.LogRecord("x", logging.INFO, "f", 1, "job %s", ("a\nERROR b\x1b[31m",), None)
-
-    assert OneLine("%(message)s").format(record) == r"job a\x0aERROR b\x1b[31m"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from handler.inputs.address import AddressPolicy
 from handler.models.store import Store
@@ -19,16 +19,22 @@ if TYPE_CHECKING:
 
 @asynccontextmanager
 async def opened(
-    root: Path, *, budget: int = 0, allow: str = "127.0.0.1", take: tuple[Path, ...] = ()
+    root: Path,
+    *,
+    budget: int = 0,
+    allow: str = "127.0.0.1",
+    take: tuple[Path, ...] = (),
+    **listeners: Any,
 ) -> AsyncIterator[Store]:
     """Open a store for the time of a block.
 
     Args:
         allow: where callers' URLs may lead; the operator's may lead anywhere.
         take: folders that callers may take files from.
+        listeners: `on_done` and `on_removed`.
     """
     threads = Threads()
-    store = Store(root, budget=budget)
+    store = Store(root, budget=budget, **listeners)
     limits = Limits(backoff_s=0.001, spare_disk=0, tries=2, tick_s=0.01)
 
     def downloader(policy: str) -> Downloader:

@@ -79,7 +79,7 @@ class Ledger(Shelf):
         return [Stored(f"https://hub/{item.key}", f"https://hub/{item.key}") for item in items]
 
 
-def delivery(*uploaders, limits=QUICK, gate=16, on_progress=None, **fields):
+def delivery(*uploaders, limits=QUICK, gate=16, on_progress=None, on_stored=None, **fields):
     target = Targets.model_validate({"s3": {"bucket": "bkt", "prefix": "p/", **fields}}).s3
     return Delivery(
         [(target, uploader) for uploader in uploaders],
@@ -87,6 +87,7 @@ def delivery(*uploaders, limits=QUICK, gate=16, on_progress=None, **fields):
         gate=asyncio.Semaphore(gate),
         limits=limits,
         on_progress=on_progress,
+        on_stored=on_stored,
     )
 
 
@@ -116,6 +117,23 @@ async def test_every_output_goes_to_every_target(output):
     assert results[0][0].bytes == a.bytes
     assert [item.content_type for item in first.items] == ["image/png", "video/mp4"]
     assert first.closed
+
+
+async def test_each_file_that_is_stored_is_told(output):
+    """At each target, those of a commit too, without secrets; what failed is not."""
+    a, told = output("a.png"), []
+    refusing = Shelf("http_upload")
+    refusing.faults = [PutFailed("no", passing=False)]
+    shelves = (Shelf("s3"), Ledger(), refusing)
+    async with delivery(*shelves, on_stored=lambda *news: told.append(news)) as job:
+        with pytest.raises(UploadFailed):
+            await job.finish([a])
+
+    assert sorted(news[:3] for news in told) == [
+        ("https://hub/p/a.png", a.path, a.bytes),
+        ("s3://shelf/p/a.png", a.path, a.bytes),
+    ]
+    assert all(seconds >= 0 for *_, seconds in told)
 
 
 async def test_an_upload_is_over_before_the_next_output_exists(output):

@@ -49,6 +49,24 @@ async def test_it_boots_runs_and_stops(tmp_path):
         await engine.run(prompt("b"), [].append)
 
 
+async def test_who_listens_gets_the_engines_own_messages(tmp_path):
+    """Of the whole run, in its order, `executing` with no node last."""
+    heard = []
+    async with lone_engine(tmp_path, start=False) as (engine, _):
+        engine.listen(heard.append)
+        await engine.start()
+        await engine.run(prompt("a"), [].append)
+        await until(lambda: heard[-1]["data"].get("node", "") is None)
+
+    own = [message for message in heard if message["data"].get("prompt_id") == "a"]
+    kinds = [message["type"] for message in own if message["type"] != "progress_state"]
+    assert kinds[:2] == ["execution_start", "execution_cached"]
+    assert kinds[-3:] == ["executed", "execution_success", "executing"]
+    (saved,) = [message["data"] for message in own if message["type"] == "executed"]
+    assert saved["output"]["images"][0]["subfolder"] == "a"
+    assert heard[0]["data"]["sid"]
+
+
 async def test_the_boot_report_tells_phases_and_findings(tmp_path):
     """Seconds of each part; all parts are within the total."""
     async with lone_engine(tmp_path) as (engine, _):

@@ -157,3 +157,13 @@ async def test_what_is_to_be_read_ahead_is_noted(tmp_path):
     engine.read_ahead(["a.ckpt", "b.ckpt"])
 
     assert engine.read_names == ["a.ckpt", "b.ckpt"]
+
+
+async def test_a_script_may_send_messages(tmp_path):
+    """To whoever listens."""
+    engine, heard = MemoryEngine(tmp_path), []
+    engine.listen(heard.append)
+    assert engine.tap is not None
+    engine.tap({"type": "status", "data": {}})
+
+    assert heard == [{"type": "status", "data": {}}]

@@ -282,3 +282,33 @@ async def test_stop_while_connecting_ends_at_once():
             socket_to(f"http://127.0.0.1:{port}", Listener()) as socket,
         ):
             assert not await socket.wait_connected(0.05)
+
+
+async def test_raw_messages_are_tapped(engine, caplog):
+    """All that is JSON, as it came; a tap that fails costs neither the message nor the next."""
+    listener, heard = Listener(), []
+
+    def tap(message):
+        heard.append(message)
+        raise RuntimeError("a fault of ours")
+
+    async with socket_to(engine.url, listener) as socket:
+        assert await socket.wait_connected(5)
+        ws = await engine.opened.get()
+        await asyncio.wait_for(listener.messages.get(), 5)
+        socket.tap = tap
+        await ws.send_str("nonsense")
+        await ws.send_str("[]")
+        await ws.send_bytes(b"12345678picture")
+        await engine.say(ws, "monitor", load=1)
+        await engine.say(ws, "status", status={"exec_info": {"queue_remaining": 3}})
+        messages = [await asyncio.wait_for(listener.messages.get(), 5) for _ in range(5)]
+
+    assert [type(message) for message in messages[:4]] == [Unknown] * 4
+    assert messages[4] == Status(3, None)
+    assert heard == [
+        {"type": "monitor", "data": {"load": 1}},
+        {"type": "status", "data": {"status": {"exec_info": {"queue_remaining": 3}}}},
+    ]
+    told = [record.message for record in caplog.records]
+    assert told == ["A listener to raw engine messages failed"] * 2

@@ -10,7 +10,7 @@ import pytest
 from handler.models.eviction import Evictor, discard
 from handler.models.incoming import Incoming
 from handler.models.index import Index
-from handler.models.item import Item
+from handler.models.item import Item, Origin
 from handler.models.pins import Pins
 
 
@@ -124,3 +124,19 @@ def test_a_damaged_item_goes_whoever_needs_it(index):
     discard(item, index)
     assert list(index.folder.iterdir()) == []
     assert names(index) == []
+
+
+async def test_what_went_is_told(index, tmp_path):
+    """By a URL that it was had from, where it was, and its size; not what stayed."""
+    items = [put(index, f"i{number}", number + 1) for number in range(3)]
+    origin = Origin.of("https://e.org/a.pt?sig=canary", public=True)
+    items[0].origins[origin.id] = origin
+    told, pins = [], Pins()
+    pins.pin(items[2], "job")
+    evictor = Evictor(index, pins, Incoming(tmp_path), 1, lambda *news: told.append(news))
+    await evictor.fit()
+
+    assert told == [
+        ("https://e.org/a.pt?sig=...", items[0].path, 1000),
+        ("", items[1].path, 1000),
+    ]

@@ -738,3 +738,22 @@ async def test_a_local_file_is_linked_not_copied(tmp_path):
         got = await store.get(ModelSource(url=str(mine)), "x")
 
     assert got.path.stat().st_ino == mine.stat().st_ino
+
+
+async def test_what_comes_and_goes_is_told(host, tmp_path):
+    """A model that came by where it stays, once; one that was evicted; none that was here."""
+    first = ModelSource(url=host.put("/a.safetensors", SMALL))
+    second = ModelSource(url=host.put("/b.safetensors", OTHER))
+    came, went = [], []
+    listeners = {
+        "on_done": lambda *news: came.append(news[:3]),
+        "on_removed": lambda *news: went.append(news),
+    }
+    async with opened(tmp_path, budget=len(SMALL) + 10, **listeners) as store:
+        a = await store.get(first, "job")
+        await store.get(first, "job")
+        store.release("job")
+        b = await store.get(second, "job")
+
+    assert came == [(first.url, a.path, a.bytes), (second.url, b.path, b.bytes)]
+    assert went == [(first.url, a.path, a.bytes)]

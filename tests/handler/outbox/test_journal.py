@@ -110,7 +110,7 @@ def test_delivered_letter_leaves_nothing(journal):
     """Once more is fine."""
     (letter,) = write(journal)
     for _ in range(2):
-        journal.remove(letter)
+        journal.remove(letter.id)
     assert files(journal) == []
     with pytest.raises(FileNotFoundError):
         journal.read(letter)

@@ -104,6 +104,19 @@ async def test_only_what_is_wanted_is_sent(receiver):
     assert [body["event"] for body in bodies(receiver)] == ["comfy.executing"]
 
 
+async def test_what_is_told_before_it_is_open_is_sent_then(receiver):
+    """A start may evict models before the loop has time for anything."""
+    sender = Sender(AddressPolicy("127.0.0.1"), secret=SECRET)
+    events = SystemEvents(receiver.url(), SYSTEM_EVENTS, sender, terms=TERMS)
+    events.tell_file("file_deleted", url="unknown", local_path="/m/a", size=7)
+    events.open()
+    events.tell_comfy(executing("3"), "job-1")
+    await events.close(10)
+
+    names = [body["event"] for body in bodies(receiver)]
+    assert names == ["storage.file_deleted", "comfy.executing"]
+
+
 async def test_order_is_kept_over_faults(receiver):
     """An event that needs three tries holds those after it."""
     receiver.replies["/hook"] = [500, "cut", 200]

@@ -47,6 +47,20 @@ async def test_a_large_file_comes_over_several_connections(host, make, tmp_path)
     assert news[-1].bytes_per_s > 0
 
 
+async def test_what_came_is_told(host, make, tmp_path):
+    """Once however many asked, and not where who asked is to tell it, or where nothing came."""
+    url, told = host.put("/s.safetensors", SMALL), []
+    downloader = make(on_done=lambda *news: told.append(news))
+    wanted = Wanted(url, tmp_path / "s.safetensors")
+
+    got, _ = await asyncio.gather(downloader.download(wanted), downloader.download(wanted))
+    await downloader.download(Wanted(url, tmp_path / "quiet.safetensors", quiet=True))
+    with pytest.raises(InputFailed):
+        await downloader.download(Wanted(host.url("/none"), tmp_path / "none"))
+
+    assert told == [(url, wanted.target, len(SMALL), got.seconds)]
+
+
 async def test_a_small_file_costs_one_request(host, make, tmp_path):
     """The first question brings the bytes along."""
     url = host.put("/s.safetensors", SMALL)

@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from handler.log_context import JobMark, current_mark, job_context
 from handler.transfer.threads import beside, ended
 
 
@@ -103,3 +104,12 @@ async def test_what_runs_beside_a_block_ends_with_it():
         await asyncio.sleep(0)
         assert seen == []
     assert seen == ["over"]
+
+
+async def test_a_thread_speaks_of_the_callers_job(threads):
+    """What a transfer logs from there is said of the job; the next call's of its own."""
+    with job_context(JobMark("a")):
+        called = await threads.call(current_mark)
+        finished = await threads.finish(current_mark, abort=lambda: None)
+    assert (called, finished) == (JobMark("a"), JobMark("a"))
+    assert await threads.call(current_mark) is None

@@ -39,7 +39,7 @@ def test_arguments_win_over_the_environment(tmp_path):
     said = server.log.read_text()
     assert f"listening on http://127.0.0.1:{server.port}" in said
     assert f"s: http://127.0.0.1:{server.port} (docs: /docs), embedded engine\n" in said
-    assert "engine |" not in said
+    assert "comfyfn.comfyui" not in said
 
 
 def test_a_taken_port_is_an_error_of_one_line(tmp_path):

@@ -1,0 +1,212 @@
+"""How a payload becomes a job: run, joined to one under way, or answered from what is known.
+
+who sends                    is answered by
+a key, a webhook, `async`    the ledger, which all workers may share
+an id only                   the jobs of this process, or of all where they share the ledger
+none of it                   a run of its own
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from handler.errors import Conflict, HandlerError
+from handler.job import Job, Phase
+from handler.payload import PromptRequest, parse_payload
+from handler.pipeline.echo import echo
+from handler.state.records import JobRecord, payload_digest
+
+if TYPE_CHECKING:
+    from handler.endings import Endings
+    from handler.job import JobBoard
+    from handler.ledger import Ledger
+    from handler.pipeline.stages import Parts
+    from handler.submission import Submission
+    from handler.webhooks import Promised
+
+Begin = Callable[[Job, PromptRequest, "Promised | None"], None]
+CHECK_WITHIN_S = 5.0
+"""A 202 waits so long for the graph to be checked: a fault of the caller's is told at once."""
+LARGE_CHARS = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What became of a payload.
+
+    Attributes:
+        id: of the job that gives its answer.
+        mine: the job that was begun for it; None where it is one with another.
+        job: the same, or the one it joined, where that is in this process.
+        record: of the run it is one with, where that is or was in another process.
+        head: the request as answers repeat it.
+        asynchronous: answered with 202: nobody waits on a connection.
+    """
+
+    id: str
+    mine: Job | None
+    job: Job | None
+    record: JobRecord | None
+    head: dict[str, Any] = field(repr=False)
+    asynchronous: bool = False
+
+    @property
+    def accepted(self) -> dict[str, Any]:
+        """The body of a 202."""
+        return {**self.head, "status": "ok"}
+
+
+class Entrance:
+    """Decides, and begins.
+
+    Args:
+        admit: raises where no job is taken now.
+        begin: begins a job's work.
+        ready: whether the engine runs, so that a graph is checked without waiting.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        jobs: JobBoard,
+        ledger: Ledger,
+        endings: Endings,
+        *,
+        admit: Callable[[], None],
+        begin: Begin,
+        ready: Callable[[], bool],
+    ) -> None:
+        self._parts = parts
+        self._jobs = jobs
+        self._ledger = ledger
+        self._endings = endings
+        self._admit = admit
+        self._begin = begin
+        self._ready = ready
+
+    async def enter(self, payload: Any, how: Submission) -> Entry:
+        """See `Handler.enter`."""
+        request = parse_payload(payload)
+        if request.targets:
+            await self._parts.providers().check(request.targets)
+        await self._endings.check(request)
+        asynchronous = not how.waits and (how.respond_async or request.asynchronous)
+        recorded = asynchronous or how.key is not None or self._ledger.shared
+        digest = ""
+        if recorded or request.id is not None:
+            digest = await _digest(payload)
+        job = self.make(request, how, digest, asynchronous=asynchronous)
+        if recorded:
+            return await self._enter_recorded(job, request)
+        return self._enter_here(job, request)
+
+    def make(
+        self,
+        request: PromptRequest,
+        how: Submission,
+        digest: str = "",
+        *,
+        asynchronous: bool = False,
+    ) -> Job:
+        """Make a job of a request."""
+        limits = [self._parts.settings.inline_max_mb << 20, how.inline_bytes]
+        return Job(
+            uid=uuid.uuid4().hex,
+            id=request.id or str(uuid.uuid4()),
+            wants_previews=request.previews,
+            adapter=how.adapter,
+            digest=digest,
+            key=how.key,
+            asynchronous=asynchronous,
+            inline_bytes=min(filter(None, limits), default=0),
+            traceparent=how.traceparent,
+        )
+
+    def _enter_here(self, job: Job, request: PromptRequest) -> Entry:
+        """Take in what concerns nobody but this process."""
+        if request.id is not None:
+            for other in self._jobs.active(request.id):
+                if other.digest != job.digest:
+                    raise Conflict(
+                        "this id stands for another payload, which is under way",
+                        location="id",
+                        hint="send another id, or the same payload as before",
+                    )
+                if other.joinable:
+                    return self._joined(other, None, request, job)
+        self._admit()
+        self._begin(job, request, None)
+        return self._mine(job, request)
+
+    async def _enter_recorded(self, job: Job, request: PromptRequest) -> Entry:
+        """Take in what other workers, or a later process, may be asked for."""
+        refused: HandlerError | None = None
+        try:
+            self._admit()
+        except HandlerError as fault:
+            if job.key is None:
+                raise
+            refused = fault
+        entered = await self._ledger.enter(job, known_only=refused is not None)
+        if entered is None and refused is not None:
+            raise refused
+        if entered is not None and entered.record.uid != job.uid:
+            other = self._jobs.by_uid(entered.record.uid)
+            return self._joined(other, entered.record, request, job)
+        try:
+            promised = await self._endings.promise(job, request)
+            self._admit()
+        except BaseException as fault:
+            error = fault if isinstance(fault, HandlerError) else None
+            self._endings.never_begun(job, error)
+            raise
+        if job.asynchronous:
+            self._endings.accepting(job)
+            self._begin(job, request, promised)
+            await self._accept(job, promised)
+        else:
+            self._begin(job, request, promised)
+        return self._mine(job, request)
+
+    async def _accept(self, job: Job, promised: Promised | None) -> None:
+        """Wait until the graph is checked, where that is soon: its faults are told here."""
+        try:
+            if self._ready():
+                await job.left(Phase.RECEIVED, CHECK_WITHIN_S)
+        finally:
+            error = await self._endings.accepted(job, promised)
+        if error is not None:
+            raise error
+
+    def _mine(self, job: Job, request: PromptRequest) -> Entry:
+        head = echo(request, job.id, request.prompt)
+        return Entry(job.id, job, job, None, head, job.asynchronous)
+
+    def _joined(
+        self, other: Job | None, record: JobRecord | None, request: PromptRequest, job: Job
+    ) -> Entry:
+        if other is not None:
+            other.joined += 1
+        job_id = other.id if other is not None else record.id if record is not None else job.id
+        head = echo(request, job_id, request.prompt)
+        return Entry(job_id, None, other, record, head, job.asynchronous)
+
+
+async def _digest(payload: dict[str, Any]) -> str:
+    """Tell a payload from others; in a thread where that takes more than a moment."""
+    nodes = payload["prompt"].values() if isinstance(payload["prompt"], dict) else ()
+    inputs = (node.get("inputs") for node in nodes if isinstance(node, dict))
+    chars = sum(
+        len(value)
+        for one in inputs
+        if isinstance(one, dict)
+        for value in one.values()
+        if isinstance(value, str)
+    )
+    if chars > LARGE_CHARS:
+        return await asyncio.to_thread(payload_digest, payload)
+    return payload_digest(payload)

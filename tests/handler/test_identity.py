@@ -1,0 +1,13 @@
+"""Who answers."""
+
+from __future__ import annotations
+
+import socket
+
+from handler.identity import Identity
+
+
+def test_a_worker_is_known_by_its_hosts_name_unless_it_has_another():
+    """Answers can be told apart where nothing is set."""
+    assert Identity() == Identity(socket.gethostname(), "http")
+    assert Identity("worker-7").instance == "worker-7"
