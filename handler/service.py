@@ -34,6 +34,7 @@ from handler.models.downloads import Downloads
 from handler.payload import PromptRequest, parse_payload
 from handler.pipeline.run import run_pipeline
 from handler.pipeline.stages import Parts, Received
+from handler.redelivery import Redelivery
 from handler.startup import Startup
 from handler.stored_jobs import StoredJobs
 from handler.submission import Submission
@@ -55,6 +56,7 @@ class Handler:
     Attributes:
         downloads: model files that are fetched by request.
         stored: jobs as any worker may be asked for them, running or over.
+        redelivery: brings kept outputs to a storage.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Handler:
             retention_s=parts.settings.job_retention_s,
         )
         self.stored = StoredJobs(parts, self._jobs, self._ledger, self.cancel, self.position)
+        self.redelivery = Redelivery(parts, self._jobs, self.stored, self._ledger)
         self._startup = Startup(parts, manifest)
         self._engine.prepare(self._engine_changed, self._startup.warm_up, self._startup.may_launch)
 
@@ -138,6 +141,7 @@ class Handler:
         """
         self._draining = True
         self.downloads.refuse()
+        self.redelivery.refuse()
         loop = asyncio.get_running_loop()
         limit = self._settings.drain_timeout_s if timeout_s is None else timeout_s
         deadline = loop.time() + limit
@@ -152,6 +156,7 @@ class Handler:
             await self.downloads.close()
             if late:
                 await asyncio.wait(late, timeout=5)
+        await self.redelivery.drain(max(1.0, deadline - loop.time()))
         await self._endings.drain(max(1.0, deadline - loop.time()))
         return not late
 
@@ -164,6 +169,7 @@ class Handler:
         if tasks:
             await asyncio.wait(tasks, timeout=5)
         await self.downloads.close()
+        await self.redelivery.close()
         await asyncio.gather(self._startup.stop(), self._engine.stop())
         for task in self._closing:
             task.cancel()
@@ -309,10 +315,10 @@ class Handler:
     def _admit(self) -> None:
         if self._draining:
             raise Draining("this worker is on its way down", retry_after_s=1)
-        if self._boot_error is not None:
-            raise self._boot_error.detached()
         if self._engine.state in (EngineState.FAILED, EngineState.STOPPED):
             raise self._not_ready()
+        if self._boot_error is not None:
+            raise NotReady(f"the worker is unhealthy: {self._boot_error.message}")
         limit = self._settings.max_queue_depth
         if limit and self.waiting() >= limit:
             raise QueueFull(

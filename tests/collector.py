@@ -1,4 +1,4 @@
-"""Jobs that have ended, and a collector of traces: OTLP over HTTP, read by OpenTelemetry's types."""
+"""Jobs that have ended, and a collector of traces: OTLP over HTTP, read by its own types."""
 
 from __future__ import annotations
 
@@ -60,7 +60,8 @@ class Collector:
 
             def do_POST(self):
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                collector.headers.append((self.path, dict(self.headers)))
+                headers = {name.lower(): text for name, text in self.headers.items()}
+                collector.headers.append((self.path, headers))
                 collector.requests.append(ExportTraceServiceRequest.FromString(body))
                 collector.came.release()
                 collector.gate.wait(30)

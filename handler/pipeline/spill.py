@@ -63,6 +63,7 @@ async def spilled(
         # Not the caller's keys, though the target brings some.
         fault.blame, fault.retryable = "platform", True
         fault.message = f"OUTPUT_STORAGE: {fault.message}"
+        fault.args = (fault.message,)
         raise
 
 

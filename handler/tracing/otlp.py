@@ -9,7 +9,12 @@ from typing import TYPE_CHECKING
 from opentelemetry import trace as otel
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, Resource
+from opentelemetry.sdk.resources import (
+    SERVICE_INSTANCE_ID,
+    SERVICE_NAME,
+    OTELResourceDetector,
+    Resource,
+)
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
@@ -138,11 +143,10 @@ class _Complaints(logging.Handler):
 
 def _resource(instance: str) -> Resource:
     """Describe this worker; what OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES say wins."""
-    told = Resource.create()
-    ours = {SERVICE_INSTANCE_ID: instance} if instance else {}
-    if str(told.attributes.get(SERVICE_NAME, "")).startswith("unknown_service"):
-        told = told.merge(Resource({SERVICE_NAME: "comfyfn"}))
-    return Resource({**ours, "service.version": VERSION}).merge(told)
+    ours = {SERVICE_NAME: "comfyfn", "service.version": VERSION}
+    if instance:
+        ours[SERVICE_INSTANCE_ID] = instance
+    return Resource.create().merge(Resource(ours)).merge(OTELResourceDetector().detect())
 
 
 def _ns(seconds: float) -> int:

@@ -31,7 +31,7 @@ async def opened(
     Args:
         allow: where callers' URLs may lead; the operator's may lead anywhere.
         take: folders that callers may take files from.
-        listeners: `on_done` and `on_removed`.
+        listeners: `on_done`, `on_removed` and `metrics`.
     """
     threads = Threads()
     store = Store(root, budget=budget, **listeners)

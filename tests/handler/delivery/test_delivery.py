@@ -10,6 +10,7 @@ import pytest
 from handler.delivery.base import PutFailed, Stored
 from handler.delivery.delivery import Delivery, Limits
 from handler.errors import UploadFailed, UrlNotAllowed
+from handler.metrics import Metrics
 from handler.records import Output
 from handler.targets import Targets
 
@@ -79,7 +80,7 @@ class Ledger(Shelf):
         return [Stored(f"https://hub/{item.key}", f"https://hub/{item.key}") for item in items]
 
 
-def delivery(*uploaders, limits=QUICK, gate=16, on_progress=None, on_stored=None, **fields):
+def delivery(*uploaders, limits=QUICK, gate=16, on_progress=None, on_stored=None, metrics=None, **fields):
     target = Targets.model_validate({"s3": {"bucket": "bkt", "prefix": "p/", **fields}}).s3
     return Delivery(
         [(target, uploader) for uploader in uploaders],
@@ -88,6 +89,7 @@ def delivery(*uploaders, limits=QUICK, gate=16, on_progress=None, on_stored=None
         limits=limits,
         on_progress=on_progress,
         on_stored=on_stored,
+        metrics=metrics,
     )
 
 
@@ -134,6 +136,25 @@ async def test_each_file_that_is_stored_is_told(output):
         ("s3://shelf/p/a.png", a.path, a.bytes),
     ]
     assert all(seconds >= 0 for *_, seconds in told)
+
+
+async def test_each_file_at_each_target_is_counted_once(output):
+    """After its last try, by how that ended; those of a commit, too."""
+    metrics, refusing = Metrics(), Shelf("http_upload")
+    refusing.faults = [PutFailed("slow", passing=True), PutFailed("no", passing=False)]
+    a, b = output("a.png"), output("b.png")
+    shelves = (Shelf("s3"), Ledger(), refusing)
+    async with delivery(*shelves, metrics=metrics) as job:
+        with pytest.raises(UploadFailed):
+            await job.finish([a, b])
+
+    stored = {("s3", "stored"): 2, ("hf_upload", "stored"): 2}
+    assert metrics.uploads.values == {
+        **stored,
+        ("http_upload", "failed"): 1,
+        ("http_upload", "stored"): 1,
+    }
+    assert metrics.bytes_out.values[("s3",)] == a.bytes + b.bytes
 
 
 async def test_an_upload_is_over_before_the_next_output_exists(output):

@@ -67,6 +67,19 @@ async def test_who_listens_gets_the_engines_own_messages(tmp_path):
     assert heard[0]["data"]["sid"]
 
 
+async def test_its_memory_is_told_and_a_cpu_is_no_device(tmp_path):
+    """After its end, too: then of the most that it took."""
+    async with lone_engine(tmp_path) as (engine, _):
+        usage = await engine.usage()
+        assert engine.device is None
+        assert usage.rss is not None
+        assert usage.rss > 1 << 20
+        assert usage.vram_used is None
+
+    after = await engine.usage()
+    assert (after.rss, after.rss_peak is not None) == (None, True)
+
+
 async def test_the_boot_report_tells_phases_and_findings(tmp_path):
     """Seconds of each part; all parts are within the total."""
     async with lone_engine(tmp_path) as (engine, _):

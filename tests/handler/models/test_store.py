@@ -16,6 +16,7 @@ from sources.shop import opened
 
 from handler.credentials import BasicAuth, BearerAuth, HeaderAuth, QueryAuth
 from handler.errors import InputFailed, NotFound, UrlNotAllowed
+from handler.metrics import Metrics
 from handler.models.names import published_name
 from handler.models.publish import NameTaken
 from handler.models.records import ModelSource
@@ -56,6 +57,16 @@ async def test_a_model_is_fetched_once_and_found_again_after_a_restart(host, tmp
     assert third.path == first.path
     assert (third.leaf, third.bytes, third.protected) == ("m.safetensors", len(SMALL), False)
     assert gets(host, "/m.safetensors") == 1
+
+
+async def test_what_was_here_and_what_was_fetched_is_counted(host, tmp_path):
+    """Each time that a model is asked for."""
+    source, metrics = ModelSource(url=host.put("/m.safetensors", SMALL)), Metrics()
+    async with opened(tmp_path, metrics=metrics) as store:
+        for owner in ("a", "b", "c"):
+            await store.get(source, owner)
+
+    assert metrics.models.values == {("miss",): 1, ("hit",): 2}
 
 
 async def test_a_hundred_callers_of_one_url_cost_one_request(host, tmp_path):

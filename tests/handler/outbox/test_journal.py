@@ -116,6 +116,32 @@ def test_delivered_letter_leaves_nothing(journal):
         journal.read(letter)
 
 
+def test_promise_is_listed_as_such_and_not_dropped(journal):
+    """After the letters that are pending, although it is older."""
+    promise = journal.write(LETTER, new_id(), 0.0, promise=True)
+    (letter,) = write(journal)
+
+    assert promise.promise
+    assert journal.pending() == [letter, promise]
+    assert not journal.drop(promise.id)
+    due = journal.fall_due(promise, 7.0)
+    assert due == replace(promise, promise=False, since=7.0)
+    assert journal.pending() == [due, letter]
+    assert journal.drop(promise.id)
+
+
+def test_letter_takes_the_place_of_a_promise(journal):
+    """Under its name; what it is then is all its own."""
+    promise = journal.write(LETTER, new_id(), 0.0, promise=True)
+    real = replace(LETTER, body=b"[1]", message_id="b")
+    letter = journal.write(real, promise.id, 1.0)
+
+    assert journal.pending() == [letter]
+    assert (letter.promise, letter.message_id, letter.bytes) == (False, "b", 3)
+    journal.remove(promise.id)
+    assert files(journal) == []
+
+
 def test_dead_letter_is_listed_and_revived(journal):
     """With its age anew; what was said stays until the next try."""
     (letter,) = write(journal)

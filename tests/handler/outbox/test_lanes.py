@@ -36,6 +36,15 @@ def test_letters_of_one_order_go_one_after_the_other():
     assert ids(lanes.take(0)) == ["2"]
 
 
+def test_order_is_of_letters_to_one_host():
+    """A receiver that is silent does not hold up another one of the same job."""
+    lanes = Lanes(9, 9)
+    for one in (letter("1", "job"), letter("2", "job", "https://f.org"), letter("3", "job")):
+        lanes.add(one, 0)
+
+    assert ids(lanes.take(0)) == ["1", "2"]
+
+
 def test_letter_waits_for_its_time_and_holds_its_order():
     """A first try that failed does not let the second letter pass."""
     lanes = Lanes(9, 9)

@@ -63,3 +63,19 @@ async def test_what_others_dropped_makes_room(journal):
     await room.make(1)
 
     assert room.dead == {}
+
+
+async def test_promises_place_is_never_refused(journal):
+    """Only more bytes than there is room for are; nothing has changed then."""
+    room = Room(journal, Terms(max_letters=2, max_bytes=100))
+    await room.make(10)
+    await room.make(80)
+    with pytest.raises(OutboxFull):
+        await room.make(30, 10)
+    assert (room.letters, room.bytes) == (2, 90)
+    await room.make(20, 10)
+    room.add(50)  # what was taken over is not asked
+    await room.make(20, 20)
+    assert (room.letters, room.bytes) == (3, 150)
+    room.give_back(20, 30)
+    assert (room.letters, room.bytes) == (3, 160)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import time
+from urllib.parse import unquote
 
 import pytest
 import standardwebhooks
@@ -62,3 +64,12 @@ def test_id_beyond_ascii_is_written_in_ascii():
     """The receiver must sign the very same text."""
     assert header_id("job-1.a") == "job-1.a"
     assert header_id("jöb 1\r\n") == "j%C3%B6b%201%0D%0A"
+
+
+@pytest.mark.parametrize("mark", ["a", "\n", "\x00", "ü", "漢", "😀", " ", "%", "\x7f", "\u2028"])
+def test_any_id_is_a_header(mark):
+    """Of 512 characters: visible ASCII, and no longer than receivers take."""
+    written = header_id(mark * 512)
+
+    assert re.fullmatch(r"[!-~]{512,6144}", written)
+    assert unquote(written) == mark * 512

@@ -68,6 +68,21 @@ def test_everything_the_answer_needs_is_noted(tmp_path):
     assert events_of(job, "output")[1]["title"] == ""
 
 
+def test_the_first_run_after_a_boot_is_cold_and_nodes_are_counted(tmp_path):
+    """The next one is warm."""
+    job = received(GRAPH)
+    parts = parts_in(tmp_path)
+    parts.metrics.engine_changed("ready")
+    job.job.created_at += 1
+    prepared = Prepared(job.request, GRAPH, ["2"])
+    first, second = (Recorder(prepared, job.job, parts) for _ in range(2))
+    for event in (Started(1000), NodeStarted("1"), NodeStarted("2"), Succeeded(1500)):
+        first(event)
+
+    assert (first.ran.cold, second.ran.cold) == (True, False)
+    assert parts.metrics.nodes.values == {("EmptyImage",): 1, ("SaveImage",): 1}
+
+
 def test_a_node_that_starts_again_keeps_its_first_time(tmp_path):
     """Lazy nodes are started twice."""
     record, _ = recorder(tmp_path)

@@ -81,6 +81,7 @@ async def test_inline_media_become_files_of_the_job(tmp_path, value):
     name = done.graph["1"]["inputs"]["image"]
     assert name == f"{OWN}/000_1_image.png"
     assert (parts.engine.files.input_root / name).read_bytes() == PIXEL
+    assert parts.metrics.bytes_in.values == {("inline",): len(PIXEL)}
 
 
 async def test_a_large_inline_picture_is_decoded_off_the_loop(tmp_path):
@@ -102,6 +103,7 @@ async def test_a_url_is_fetched(tmp_path):
     assert done.graph["1"]["inputs"]["image"] == f"{OWN}/000_1_image.png"
     assert (parts.engine.files.inputs_of("uid") / "000_1_image.png").read_bytes() == PIXEL
     assert graph["1"]["inputs"]["image"] == f"{url}/a"
+    assert parts.metrics.bytes_in.values == {("http",): len(PIXEL)}
 
 
 async def test_one_url_is_fetched_once_for_all_nodes_and_lists(tmp_path):

@@ -7,8 +7,18 @@ import asyncio
 import pytest
 from worker import GRAPH, parts_in, received
 
-from handler.engine.memory import write_picture
-from handler.errors import EngineRefused, TimedOut
+from conftest import TWO, executing, playing
+
+from handler.engine.events import Failed
+from handler.engine.memory import PIXEL, write_picture
+from handler.errors import (
+    ConversionFailed,
+    EngineRefused,
+    ExecutionFailed,
+    ResultTooLarge,
+    TimedOut,
+    UploadFailed,
+)
 from handler.job import Phase
 from handler.pipeline.run import run_pipeline
 from handler.pipeline.stages import Ran

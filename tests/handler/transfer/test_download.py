@@ -61,6 +61,20 @@ async def test_what_came_is_told(host, make, tmp_path):
     assert told == [(url, wanted.target, len(SMALL), got.seconds)]
 
 
+async def test_the_bytes_that_came_are_counted_and_not_those_that_were_here(host, make, tmp_path):
+    """A download that is taken up again counts its rest."""
+    url, counted = host.put("/s.safetensors", SMALL, drops=[50_000]), []
+    downloader = make(count=lambda *news: counted.append(news), tries=1)
+    wanted = Wanted(url, tmp_path / "s.safetensors")
+
+    with pytest.raises(InputFailed):
+        await downloader.download(wanted)
+    got = await downloader.download(wanted)
+
+    assert got.resumed_bytes == 50_000
+    assert counted == [(url, len(SMALL) - 50_000)]
+
+
 async def test_a_small_file_costs_one_request(host, make, tmp_path):
     """The first question brings the bytes along."""
     url = host.put("/s.safetensors", SMALL)

@@ -11,6 +11,7 @@ import pytest
 
 from handler.errors import InputFailed
 from handler.inputs.address import AddressPolicy
+from handler.metrics import Metrics
 from handler.transfer.sources import Sources, SourceSettings
 
 
@@ -43,6 +44,16 @@ def test_each_url_has_its_source(threads, url, kind):
 
     assert type(sources(url)).__name__ == kind
     assert sources(url) is sources(url)
+
+
+def test_bytes_are_counted_by_the_kind_of_their_source(threads):
+    """Not by host: that may be anybody's."""
+    metrics = Metrics()
+    count = Sources(SourceSettings(), AddressPolicy(), threads).counting(metrics)
+    for url in ("https://a.test/m", "https://b.test/m", "s3://bucket/key", "/mnt/m"):
+        count(url, 5)
+
+    assert metrics.bytes_in.values == {("http",): 10, ("s3",): 5, ("file",): 5}
 
 
 @pytest.mark.parametrize("url", ["ftp://a/b", "m.bin", "", "http://[", "javascript:alert(1)"])

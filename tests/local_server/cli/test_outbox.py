@@ -109,6 +109,21 @@ def test_letters_are_dropped(folder, capsys):
     assert capsys.readouterr().out == "2 dropped\n1 dropped\n"
 
 
+def test_promises_are_listed_as_such_and_stay(folder, capsys):
+    """They are no pending letters, and their jobs are under way."""
+    with journal_in(folder) as journal:
+        letter = Letter(url="https://e.org/", body=BODY, message_id="a", kind="prompt.failed")
+        promise = journal.write(letter, new_id(), time.time(), promise=True)
+        assert main(["outbox", "list"]) == 0
+        told = capsys.readouterr()
+        assert told.out.startswith(f"{promise.id}  promised")
+        assert told.err == "0 pending, 0 given up, 1 promised\n"
+        assert main(["outbox", "drop", promise.id]) == 1
+        assert "sent only if its job's worker dies" in capsys.readouterr().err
+        assert main(["outbox", "show", promise.id]) == 0
+        assert journal.pending() == [promise]
+
+
 async def test_running_server_sends_again(folder, capsys):
     """Without a restart; the secrets that it needs are the server's alone."""
     async with receiving() as receiver:
