@@ -19,6 +19,7 @@ from adapters.asgi_answer import AnswerResponse, accepted_form
 from adapters.asgi_body import JsonBodies
 from adapters.asgi_docs import docs_routes
 from adapters.asgi_json import Json
+from adapters.asgi_metrics import metrics_routes
 from adapters.asgi_models import model_routes
 from adapters.asgi_origin import OwnOriginOnly, is_loopback
 from handler.errors import (
@@ -130,6 +131,7 @@ class Routes:
             Route("/health/startup", self.health_startup, methods=["GET"]),
             Route("/health/live", self.health_live, methods=["GET"]),
             Route("/health/ready", self.ready, methods=["GET"]),
+            *metrics_routes(self._handler),
             *docs_routes(),
         ]
 

@@ -147,7 +147,7 @@ def build_ledger(settings: Settings, identity: Identity) -> Ledger:
         from handler.delivery.s3_client import S3Place, new_client
         from handler.state.place import open_state
 
-        region = settings.aws_region or settings.aws_default_region or None
+        region = settings.aws_region or settings.aws_default_region
         place = S3Place(region, settings.aws_endpoint or None)
         return await open_state(settings, lambda: new_client(place, None), time.time())
 

@@ -54,6 +54,10 @@ class Endings:
         if self._webhooks is not None:
             await self._webhooks.open()
 
+    async def letters(self) -> dict[str, int] | None:
+        """Count the webhooks that are pending and given up; None where none was ever posted."""
+        return None if self._webhooks is None else await self._webhooks.letters()
+
     async def drain(self, timeout_s: float) -> None:
         """Have everybody told who can be in a time."""
         loop = asyncio.get_running_loop()
@@ -99,6 +103,7 @@ class Endings:
     def never_begun(self, job: Job, error: HandlerError | None) -> None:
         """End a job whose record is there, and which is not begun."""
         job.fail(error or JobCancelled("the caller went away"))
+        self._parts.metrics.job_ended(job)
         self._ledger.end(job)
 
     def accepting(self, job: Job) -> None:
@@ -149,6 +154,7 @@ class Endings:
             hand_over: gives answer or error to who waits on a connection, and tells whether
                 somebody does; nobody else may have the answer from then on.
         """
+        self._parts.metrics.job_ended(job)
         end = _End(answer, error, hand_over)
         if job.uid in self._accepting:
             self._accepting[job.uid] = end

@@ -18,6 +18,7 @@
     │   ├── Conflict             409 conflict             the same id or key, another payload
     │   ├── PayloadTooLarge      413 payload_too_large
     │   ├── UnsupportedMediaType 415 unsupported_media_type
+    │   ├── RangeNotSatisfiable  416 range_not_satisfiable a part of an output that is not there
     │   └── JobCancelled         499 cancelled            somebody asked for it
     ├── ExecutionFailed          500 execution_error      a node raised
     ├── PlatformError            blame platform: another try may do
@@ -246,6 +247,13 @@ class UnsupportedMediaType(CallerError):
 
     code = "unsupported_media_type"
     status = 415
+
+
+class RangeNotSatisfiable(CallerError):
+    """A part of an output was asked for that is behind its end."""
+
+    code = "range_not_satisfiable"
+    status = 416
 
 
 class JobCancelled(CallerError):

@@ -120,6 +120,7 @@ class Handler:
             BootFailed: the engine cannot be started; `health` tells it, too.
             StateUnavailable: STATE_URL is set, and it is not there; likewise.
         """
+        self._parts.events.open()
         self._startup.begin()
         try:
             await self._engine.start()
@@ -171,6 +172,7 @@ class Handler:
         await self.downloads.close()
         await self.redelivery.close()
         await asyncio.gather(self._startup.stop(), self._engine.stop())
+        await self._parts.events.close()
         for task in self._closing:
             task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)
@@ -401,6 +403,7 @@ class Handler:
             raise self._not_ready()
 
     def _engine_changed(self, state: EngineState) -> None:
+        self._parts.metrics.engine_changed(state.value)
         if state in (EngineState.READY, EngineState.FAILED):
             self._engine_ready.set()
         else:
@@ -443,6 +446,17 @@ class Handler:
         if limit and self.waiting() >= limit:
             return Health.OVERLOADED, f"{self.waiting()} jobs wait"
         return Health.READY, None
+
+    async def exposition(self, accept: str = "") -> tuple[bytes, str]:
+        """Give the figures for Prometheus, and their content type.
+
+        Args:
+            accept: the scraper's header, which may ask for OpenMetrics.
+        """
+        from handler.exposition import expose  # prometheus_client loads with the first scrape
+
+        letters = await self._endings.letters()
+        return await expose(self._parts, self.health(), letters=letters, accept=accept)
 
     async def models(self) -> dict[str, list[str]]:
         """List the model files of every folder."""

@@ -503,6 +503,12 @@ class Settings:
     google_key_file: Path | None = _env(
         "GOOGLE_APPLICATION_CREDENTIALS", None, _path, "JSON key of a Google service account"
     )
+    google_endpoint: str = _env(
+        "STORAGE_EMULATOR_HOST",
+        "https://storage.googleapis.com",
+        _text,
+        "Google Cloud Storage's own, or a store that speaks like it",
+    )
     test_faults: bool = _env(
         "COMFYFN_TEST_FAULTS", False, _flag, "give the embedded engine its fault nodes (tests only)"
     )

@@ -92,6 +92,7 @@ class Turns:
                 prompt = engine_prompt(prepared, uuid.uuid4().hex, self._parts)
                 listener = _until_started(wait, recorder)
                 run: asyncio.Task[End] = asyncio.create_task(self._engine.run(prompt, listener))
+                self._parts.events.follow(run, prompt, job)
                 begun = time.monotonic()
                 try:
                     end = await asyncio.shield(run)

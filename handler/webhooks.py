@@ -101,6 +101,12 @@ class Webhooks:
         """Deliver what can be in a time, in seconds; tell how many posts are left."""
         return await self._outbox.drain(timeout_s) if self._outbox is not None else 0
 
+    async def letters(self) -> dict[str, int] | None:
+        """Count the posts that are pending and given up; None while the outbox is not open."""
+        if self._outbox is None:
+            return None
+        return {"pending": len(self._outbox.pending()), "dead": len(await self._outbox.dead())}
+
     async def close(self) -> None:
         """Close the outbox; what is left in it is for the next process."""
         if self._outbox is not None:

@@ -10,7 +10,7 @@ import asyncio
 import base64
 import binascii
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import orjson
 
@@ -128,7 +128,7 @@ async def base64_blocks(path: Path, size: int) -> AsyncIterator[bytes]:
     Raises:
         OSError: the file is not as long as it was.
     """
-    source = await asyncio.to_thread(path.open, "rb")
+    source = _opened(path)  # not in a thread: a cancelled wait would leave it open
     left = size
     try:
         while left > 0:
@@ -144,6 +144,10 @@ def _read_whole(path: Path, size: int) -> bytes:
     if len(raw) != size:
         raise OSError(f"{path} is {'shorter' if len(raw) < size else 'longer'} than it was")
     return raw
+
+
+def _opened(path: Path) -> IO[bytes]:
+    return path.open("rb")
 
 
 def _read_base64(source: Any, size: int) -> bytes:

@@ -119,6 +119,7 @@ class MemoryEngine:
     """
 
     files: EngineFiles
+    device: Device | None
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class MemoryEngine:
         self.script = script
         self.boot_error: HandlerError | None = None
         self.findings: dict[str, Any] = {}
-        self.device: Device | None = None
+        self.device = None
         self.used = Usage()
         self._error: HandlerError | None = None
         self.stubborn = False

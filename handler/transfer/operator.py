@@ -127,6 +127,7 @@ def _source_settings(
         hf_token=settings.hf_token or None,
         hf_endpoint=settings.hf_endpoint.rstrip("/") or None,
         google_key_file=settings.google_key_file,
+        google_endpoint=settings.google_endpoint.rstrip("/"),
         local_roots=local_roots,
     )
 

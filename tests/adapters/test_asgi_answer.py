@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import json
+from dataclasses import replace
 
 import pytest
 from worker import serving
@@ -38,6 +39,7 @@ from handler.wire import SMALL_BYTES, Answer
         ("model/gltf-binary", ("model/gltf-binary",)),
         ("application/octet-stream", ("application/octet-stream",)),
         ("text/plain", ("text/plain",)),
+        ("application/zip", ("application/zip",)),
         ("multipart/mixed", ("multipart/mixed",)),
         ("application/xml, image/png", ("image/png",)),
         ("application/xml", ()),
@@ -55,7 +57,8 @@ def test_the_accept_header_tells_the_form(accept, types):
 )
 async def test_json_is_the_way_out_where_it_is_accepted(tmp_path, accept, json_too):
     """No output fits: the client said what it takes then."""
-    assert accepted_form(accept) == Form(("image/png",), json=json_too)
+    named = "application/json" in accept
+    assert accepted_form(accept) == Form(("image/png",), json=json_too, named_json=named)
     response = await sent([of_text("said")], accept)
     assert response.status_code == (200 if json_too else 406)
 
@@ -83,7 +86,7 @@ def of_text(text):
 EMBEDDED = {"kind": "embedded", "version": "0.3.64"}
 
 
-async def sent(outputs, accept="", closed=None, job_id="j", engine=EMBEDDED):
+async def sent(outputs, accept="", closed=None, job_id="j", engine=EMBEDDED, archive=False):
     """Send an answer over a real connection."""
 
     async def on_close():
@@ -92,7 +95,7 @@ async def sent(outputs, accept="", closed=None, job_id="j", engine=EMBEDDED):
 
     async def app(scope, receive, send):
         tail = {"stats": {}, "engine": engine}
-        answer = Answer(job_id, {"id": job_id}, outputs, tail, on_close)
+        answer = Answer(job_id, {"id": job_id}, outputs, tail, on_close, archive=archive)
         await AnswerResponse(answer, accepted_form(accept))(scope, receive, send)
 
     async with serving(app) as client:
@@ -197,3 +200,64 @@ async def test_a_json_list_of_everything_is_the_default(tmp_path):
     response = await sent([of_text("said"), of_file(tmp_path / "a.png", b"x")], "*/*")
     body = json.loads(response.content)
     assert (len(body["images"]), len(body["outputs"])) == (1, 2)
+
+
+ZIP = "application/zip"
+BROWSER = "text/html,application/xhtml+xml,*/*;q=0.8"
+
+
+@pytest.mark.parametrize("accept", ["", "*/*", ZIP, "application/*", BROWSER, "image/png"])
+async def test_an_archive_is_sent_as_it_is(tmp_path, accept):
+    """With its length, as a file to be saved, unless JSON is asked for."""
+    closed = []
+    archive = of_file(tmp_path / "ä.zip", b"PK" * SMALL_BYTES, ZIP, "")
+    response = await sent([archive], accept, closed, archive=True)
+
+    assert response.content == b"PK" * SMALL_BYTES
+    assert response.headers["content-type"] == ZIP
+    assert int(response.headers["content-length"]) == archive.bytes
+    disposition = response.headers["content-disposition"]
+    assert disposition == "attachment; filename*=UTF-8''%C3%A4.zip"
+    assert response.headers["x-comfyfn-id"] == "j"
+    assert closed == [True]
+
+
+@pytest.mark.parametrize("accept", ["application/json", "application/json, */*;q=0.1"])
+async def test_an_archive_is_base64_where_json_is_asked_for(tmp_path, accept):
+    """By its name."""
+    response = await sent([of_file(tmp_path / "a.zip", b"PK", ZIP)], accept, archive=True)
+    assert response.json()["images"] == ["UEs="]
+
+
+async def test_an_archive_may_be_a_part_as_well(tmp_path):
+    """Who asks for parts gets one."""
+    archive = of_file(tmp_path / "a.zip", b"PK", ZIP)
+    response = await sent([archive], "multipart/mixed", archive=True)
+    assert response.headers["content-type"].startswith("multipart/mixed")
+
+
+@pytest.mark.parametrize(("accept", "raw"), [("*/*", False), ("", False), (ZIP, True)])
+async def test_an_archive_that_is_stored_is_told_by_its_url(tmp_path, accept, raw):
+    """The caller wanted it there; who accepts nothing but a ZIP is sent it all the same."""
+    stored = replace(of_file(tmp_path / "a.zip", b"PK", ZIP), url="s3://b/a.zip")
+    response = await sent([stored], accept, archive=True)
+    if raw:
+        assert response.content == b"PK"
+    else:
+        assert response.json()["images"] == ["s3://b/a.zip"]
+
+
+async def test_an_archive_of_nothing_is_json():
+    """The run gave no output: there is no file."""
+    response = await sent([], "*/*", archive=True)
+    assert response.json()["outputs"] == []
+
+
+async def test_what_is_stored_elsewhere_still_comes_raw(tmp_path):
+    """It is here until the answer is sent; its URL is told beside it."""
+    url = "https://h/a b\r\nx?sig=1%2F&y=ü"
+    picture = replace(of_file(tmp_path / "a.png", b"png"), url=url)
+    response = await sent([picture], "image/png")
+
+    assert response.content == b"png"
+    assert response.headers["x-output-url"] == "https://h/a%20b%0D%0Ax?sig=1%2F&y=%C3%BC"

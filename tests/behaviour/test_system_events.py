@@ -8,9 +8,9 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from behaviour.driving import assert_picture
+from behaviour.driving import assert_picture, later, wait_phase
 from behaviour.file_server import FileServer
-from behaviour.graphs import fault, fresh_color, load, picture
+from behaviour.graphs import fault, fresh_color, load, picture, slow
 from receiver import Receiver, receiving
 from shell import comfyfn
 
@@ -42,6 +42,12 @@ def env(receiver: Receiver, events: str = "all", **more: str) -> dict[str, str]:
 def told(receiver: Receiver) -> list[dict[str, Any]]:
     """Give the events, as they came."""
     return [json.loads(post.body) for post in receiver.posts]
+
+
+async def seen(receiver: Receiver, name: str) -> None:
+    """Wait until an event has come."""
+    async with asyncio.timeout(60), receiver.news:
+        await receiver.news.wait_for(lambda: any(e["event"] == name for e in told(receiver)))
 
 
 async def test_warmup_is_not_told_and_jobs_are_told_in_order(start_server, engine, receiver):
@@ -106,6 +112,24 @@ async def test_no_event_names_a_jobs_folder(start_server, receiver, source, tmp_
     assert went["url"] == str(volume / "mine_out_00001_.png")
     assert went["local_path"] == str(server.output / "mine_out_00001_.png")
     assert went["size"] == (volume / "mine_out_00001_.png").stat().st_size
+
+
+async def test_interrupted_prompt_is_told_though_its_caller_has_gone(
+    start_server, engine, receiver
+):
+    """The engine's own word comes when nobody waits for the job any more."""
+    server = await asyncio.to_thread(start_server, engine, **env(receiver))
+    running = later(server.prompt, slow(engine, 30), id="mine")
+    await asyncio.to_thread(wait_phase, server, "mine", "running")
+    answer = await asyncio.to_thread(server.post, "/interrupt", {"id": "mine"})
+    await asyncio.to_thread(running.result, 60)
+    await seen(receiver, "comfy.execution_interrupted")
+    assert await asyncio.to_thread(server.stop) == 0
+
+    assert answer.status_code == 200
+    events = {event["event"]: event["data"]["data"] for event in told(receiver)}
+    assert events["comfy.execution_interrupted"]["prompt_id"] == "mine"
+    assert "comfy.execution_success" not in events
 
 
 @pytest.mark.parametrize("reply", ["hang", "drip", 500, None])

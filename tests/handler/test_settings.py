@@ -195,6 +195,8 @@ def test_secrets_are_kept_from_children(monkeypatch):
         "AZURE_STORAGE_CONNECTION_STRING": "s",
         "AZURE_CLIENT_SECRET": "s",
         "HTTP_AUTH_HEADER_VALUE": "s",
+        "OTEL_EXPORTER_OTLP_HEADERS": "s",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "s",
         "MANIFEST_JSON": "s",
         "WARMUP_PROMPT_URL": "s",
         "BUCKET_ACCESS_KEY_ID": "s",

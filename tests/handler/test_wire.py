@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import collections
+import dataclasses
 import hashlib
 import json
 
@@ -76,6 +77,24 @@ async def test_small_and_large_files_mix_with_texts(tmp_path, sizes):
     assert json.loads(raw) == plain(answer) == await answer.json()
     assert len(raw) == answer.content_length()
     assert json.loads(raw)["outputs"][0]["text"] == "said"
+
+
+@pytest.mark.parametrize("url", ["s3://b/a b猫.png", 'https://h/"x"?a=1&b=2', "/mnt/x\\y"])
+async def test_what_is_stored_elsewhere_is_its_url(tmp_path, url):
+    """In place of its bytes, among those that are inline."""
+    files = [of_file(tmp_path / f"{n}.png", size, n) for n, size in enumerate((3, SMALL_BYTES * 2))]
+    uploads = ({"target": "s3", "url": url},)
+    stored = [dataclasses.replace(file, url=url, uploads=uploads) for file in files]
+    answer = Answer("j", HEAD, [stored[0], files[1], of_text("said"), stored[1], files[0]], TAIL)
+    raw = await joined(answer)
+    body = json.loads(raw)
+
+    inline = [base64.b64encode(file.path.read_bytes()).decode() for file in files]
+    assert body["images"] == [url, inline[1], url, inline[0]]
+    assert body["filenames"] == ["0.png", "1.png", "1.png", "0.png"]
+    assert body["outputs"][0]["url"] == url
+    assert body["outputs"][0]["uploads"] == list(uploads)
+    assert len(raw) == answer.content_length()
 
 
 async def test_an_answer_without_a_head_is_json_as_well(tmp_path):

@@ -78,6 +78,9 @@ class Hub:
             if self.gate is not None and request.method == "GET":
                 return await self._gated(request, body)
             return _ranged(request, body)
+        repo, tree, revision = request.path.removeprefix("/api/").partition("/tree/")
+        if tree:
+            return self._listed(repo.removeprefix("models/"), revision)
         repo, _, rest = request.path.lstrip("/").partition("/resolve/")
         if repo not in {known for known, _, _ in self.files}:
             return _fault(401 if token is None else 404, "RepoNotFound")
@@ -95,6 +98,16 @@ class Hub:
         if body is None:
             return _fault(404, "EntryNotFound")
         return _found(body)
+
+    def _listed(self, repo: str, revision: str) -> web.Response:
+        """List all files of a revision."""
+        return web.json_response(
+            [
+                {"type": "file", "path": path, "size": len(body), "oid": _hash(body)[:40]}
+                for (name, known, path), body in self.files.items()
+                if (name, known) == (repo, revision)
+            ]
+        )
 
     async def _taken(self, request: web.Request) -> web.StreamResponse:
         """Take a part of a commit."""

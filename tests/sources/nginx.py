@@ -23,7 +23,7 @@ http {{
   access_log {folder}/access.log plain; root {folder}/www; {rate}
   client_body_temp_path {folder}/a; proxy_temp_path {folder}/b; fastcgi_temp_path {folder}/c;
   uwsgi_temp_path {folder}/d; scgi_temp_path {folder}/e;
-  server {{ listen 127.0.0.1:{port}; }}
+  server {{ listen 127.0.0.1:{port}; {server} }}
 }}
 """
 
@@ -38,9 +38,14 @@ class Sent:
 
 
 class Nginx:
-    """A server of `folder`/www."""
+    """A server of `folder`/www.
 
-    def __init__(self, folder: Path, rate: str = "") -> None:
+    Args:
+        rate: of each connection, as nginx writes it.
+        server: more of its configuration.
+    """
+
+    def __init__(self, folder: Path, rate: str = "", server: str = "") -> None:
         self.www = folder / "www"
         self.www.mkdir(parents=True)
         self._folder = folder
@@ -51,6 +56,7 @@ class Nginx:
             folder=folder,
             port=self.port,
             rate=f"limit_rate {rate};" if rate else "",
+            server=server,
             user="user root;" if os.getuid() == 0 else "",
         )
         (folder / "nginx.conf").write_text(text)
@@ -88,11 +94,11 @@ class Nginx:
 
 
 @contextlib.contextmanager
-def nginx(folder: Path, rate: str = "") -> Iterator[Nginx]:
+def nginx(folder: Path, rate: str = "", server: str = "") -> Iterator[Nginx]:
     """Run nginx for the time of a block."""
-    server = Nginx(folder, rate)
-    server.start()
+    running = Nginx(folder, rate, server)
+    running.start()
     try:
-        yield server
+        yield running
     finally:
-        server.stop(signal.SIGKILL)
+        running.stop(signal.SIGKILL)

@@ -172,6 +172,26 @@ def fault_silent_file(
     return ()
 
 
+@node(
+    "TestNoiseFile",
+    category=CATEGORY,
+    module="test_faults",
+    required={**FILE_INPUTS, "seed": ["INT", SEED]},
+    optional=PREFIX,
+    output_node=True,
+)
+def fault_noise_file(
+    call: Call, name: str, size_bytes: int, seed: int, filename_prefix: str = "test"
+) -> Result:
+    """Write a file as TestFile does, of bytes that compress badly and differ everywhere."""
+    path, subfolder = _write(call, filename_prefix, name, 0)
+    rng = np.random.default_rng(seed)
+    with path.open("wb") as file:
+        for start in range(0, size_bytes, BLOCK_BYTES):
+            file.write(rng.bytes(min(BLOCK_BYTES, size_bytes - start)))
+    return Shown({"gifs": [{"filename": path.name, "subfolder": subfolder, "type": "output"}]})
+
+
 NODES = (
     fault_raise,
     fault_sleep,
@@ -181,4 +201,5 @@ NODES = (
     fault_text,
     fault_file,
     fault_silent_file,
+    fault_noise_file,
 )

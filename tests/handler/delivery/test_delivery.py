@@ -80,7 +80,9 @@ class Ledger(Shelf):
         return [Stored(f"https://hub/{item.key}", f"https://hub/{item.key}") for item in items]
 
 
-def delivery(*uploaders, limits=QUICK, gate=16, on_progress=None, on_stored=None, metrics=None, **fields):
+def delivery(
+    *uploaders, limits=QUICK, gate=16, on_progress=None, on_stored=None, metrics=None, **fields
+):
     target = Targets.model_validate({"s3": {"bucket": "bkt", "prefix": "p/", **fields}}).s3
     return Delivery(
         [(target, uploader) for uploader in uploaders],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 
 import pytest
-from worker import GRAPH, parts_in, received
+from worker import GRAPH, parts_in, received, until
 
 from handler.engine.events import (
     Failed,
@@ -19,10 +19,12 @@ from handler.engine.events import (
     Started,
     Succeeded,
 )
+from handler.engine.memory import write_picture
 from handler.errors import EngineDied, ExecutionFailed, JobCancelled
 from handler.job import RECORD_TEXT_CHARS, Phase
 from handler.pipeline.execute import Recorder, engine_prompt, judge_end
 from handler.pipeline.stages import Prepared, Ran
+from handler.pipeline.uploads import uploading
 from handler.settings import Settings
 
 IMAGES = {"images": [{"filename": "a.png"}]}
@@ -38,6 +40,19 @@ def recorder(home, graph=GRAPH, output_nodes=("2",), **keys):
 
 def events_of(job, kind):
     return [event.data for event in job._events if event.type == kind]
+
+
+async def test_uploads_are_told_of_each_node_that_has_finished(made, store):
+    """Before the run is over; of what follows, nothing goes twice."""
+    parts, job = made(), received(http_upload={"url_prefix": store.url("/up")})
+    picture = {"images": [write_picture(parts.engine.files, "x")]}
+    async with uploading(job, parts) as uploads:
+        record = Recorder(Prepared(job.request, GRAPH, ["2"], uploads), job.job, parts)
+        record(NodeStarted("2"))
+        record(NodeOutput("2", picture))
+        await until(lambda: store.files)
+        assert record.ran.end is None
+    assert list(store.files) == ["/up/x_00001_.png"]
 
 
 def test_everything_the_answer_needs_is_noted(tmp_path):

@@ -30,7 +30,16 @@ async def make(threads):
     """Make downloaders over HTTP that may reach the loopback, with limits of the test's own."""
     made = []
 
-    def build(*, source=None, make_room=None, on_done=None, count=None, allow="127.0.0.1", defaults=(), **limits):
+    def build(
+        *,
+        source=None,
+        make_room=None,
+        on_done=None,
+        count=None,
+        allow="127.0.0.1",
+        defaults=(),
+        **limits,
+    ):
         small = {"backoff_s": 0.001, "min_piece": 1 << 20, "max_piece": 4 << 20, "spare_disk": 0}
         idle = limits.get("idle_s", 30.0)
         source = source or HttpSource(
