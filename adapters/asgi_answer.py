@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
+import orjson
 from starlette.responses import Response
 
 from handler.errors import NotAcceptable
 from handler.wire import SMALL_BYTES, Answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Mapping
 
     from starlette.types import Receive, Scope, Send
 
@@ -76,11 +77,20 @@ def _weight(text: str) -> float:
 
 
 class AnswerResponse(Response):
-    """Sends an answer and then closes it, whatever happens on the way."""
+    """Sends an answer and then closes it, whatever happens on the way.
 
-    def __init__(self, answer: Answer, form: Form) -> None:
+    Args:
+        headers: sent beside our own, whatever the form.
+    """
+
+    def __init__(
+        self, answer: Answer, form: Form, headers: Mapping[str, str] | None = None
+    ) -> None:
         self._answer = answer
         self._form = form
+        more = {name.lower(): value for name, value in (headers or {}).items()}
+        told = {**_marks(answer), **more}
+        self._told = [(name.encode(), value.encode("latin-1")) for name, value in told.items()]
         self.background = None
         self.status_code = 200
 
@@ -110,7 +120,7 @@ class AnswerResponse(Response):
 
     async def _json(self, send: Send) -> None:
         length = self._answer.content_length()
-        await _start(send, "application/json; charset=utf-8", length)
+        await _start(send, "application/json; charset=utf-8", length, self._told)
         async for block in self._answer.json_blocks():
             await _body(send, block)
         await send({"type": "http.response.body", "body": b""})
@@ -121,12 +131,12 @@ class AnswerResponse(Response):
             if self._form.json:
                 await self._json(send)
             else:
-                await _refuse(send, self._form.types, self._answer.outputs)
+                await self._refuse(send)
             return
         await self._output(send, fitting[0], len(fitting), "inline")
 
     async def _output(self, send: Send, output: Output, count: int, shown: str) -> None:
-        headers = [*_marks(self._answer), *_headers(output, count, shown)]
+        headers = [*self._told, *_headers(output, count, shown)]
         await _start(send, output.mime, output.bytes, headers)
         async for block in output_blocks(output):
             await _body(send, block)
@@ -138,7 +148,8 @@ class AnswerResponse(Response):
         for wanted in self._form.types:
             family = wanted.removesuffix("*") if wanted.endswith("/*") else None
             for place, output in enumerate(self._answer.outputs):
-                if output.mime == wanted or (family and output.mime.startswith(family)):
+                fits = output.mime == wanted or (family and output.mime.startswith(family))
+                if fits and _at_hand(output):
                     found.setdefault(place, output)
         return list(found.values())
 
@@ -146,15 +157,26 @@ class AnswerResponse(Response):
         boundary = uuid.uuid4().hex
         parts = [(_part_head(boundary, o), o) for o in self._answer.outputs]
         end = f"--{boundary}--\r\n".encode()
-        length = len(end) + sum(len(head) + o.bytes + 2 for head, o in parts)
+        length = len(end) + sum(len(head) + _length(o) + 2 for head, o in parts)
         kind = f"multipart/mixed; boundary={boundary}"
-        await _start(send, kind, length, _marks(self._answer))
+        await _start(send, kind, length, self._told)
         for head, output in parts:
             await _body(send, head)
             async for block in output_blocks(output):
                 await _body(send, block)
             await _body(send, b"\r\n")
         await send({"type": "http.response.body", "body": end})
+
+    async def _refuse(self, send: Send) -> None:
+        wanted = ", ".join(self._form.types)
+        have = sorted({output.mime for output in self._answer.outputs})
+        error = NotAcceptable(
+            f"no output is {wanted}: the run gave {', '.join(have) or 'nothing'}",
+            hint="accept application/json or multipart/mixed to get whatever comes",
+        )
+        body = orjson.dumps(error.envelope())
+        await _start(send, "application/json", len(body), self._told, status=error.status)
+        await send({"type": "http.response.body", "body": body})
 
 
 async def output_blocks(output: Output) -> AsyncIterator[bytes]:
@@ -169,14 +191,21 @@ async def output_blocks(output: Output) -> AsyncIterator[bytes]:
                 yield block
 
 
-def _marks(answer: Answer) -> list[tuple[bytes, bytes]]:
-    """Tell, where no JSON does, which job this was and which engine ran it."""
-    engine = answer.tail["engine"]
-    ran = " ".join(filter(None, (engine["kind"], engine["version"])))
-    return [
-        (b"x-comfyfn-id", quote(answer.job_id, safe="").encode()),
-        (b"x-comfyfn-engine", quote(ran, safe=" ").encode()),
-    ]
+def _marks(answer: Answer) -> dict[str, str]:
+    """Tell, as JSON does, which job this was and which engine ran it."""
+    engine = answer.tail.get("engine") or (answer.tail.get("stats") or {}).get("engine") or {}
+    ran = " ".join(filter(None, (engine.get("kind"), engine.get("version"))))
+    marks = {"x-comfyfn-id": quote(answer.job_id, safe="")}
+    return {**marks, "x-comfyfn-engine": quote(ran, safe=" ")} if ran else marks
+
+
+def _at_hand(output: Output) -> bool:
+    """Tell whether the bytes are here: an answer that is given again may have the URL alone."""
+    return output.path is not None or output.text is not None
+
+
+def _length(output: Output) -> int:
+    return output.bytes if _at_hand(output) else 0
 
 
 def _headers(output: Output, count: int, shown: str) -> list[tuple[bytes, bytes]]:
@@ -187,38 +216,30 @@ def _headers(output: Output, count: int, shown: str) -> list[tuple[bytes, bytes]
         (b"x-output-node", quote(output.node_id).encode()),
     ]
     if output.url is not None:
-        headers.append((b"x-output-url", quote(output.url, safe=_URL_SAFE).encode()))
+        headers.append((b"x-output-url", _url(output.url)))
     return headers
 
 
+def _url(url: str) -> bytes:
+    return quote(url, safe=_URL_SAFE).encode()
+
+
 def _part_head(boundary: str, output: Output) -> bytes:
+    stored = f"X-Output-Url: {_url(output.url).decode()}\r\n" if output.url is not None else ""
+    size = _length(output)
     return (
-        f"--{boundary}\r\nContent-Type: {output.mime}\r\nContent-Length: {output.bytes}\r\n"
+        f"--{boundary}\r\nContent-Type: {output.mime}\r\nContent-Length: {size}\r\n"
         f"Content-Disposition: attachment; filename*=UTF-8''{quote(output.filename)}\r\n"
-        f"X-Output-Node: {quote(output.node_id)}\r\n\r\n"
+        f"X-Output-Node: {quote(output.node_id)}\r\n{stored}\r\n"
     ).encode()
 
 
 async def _start(
-    send: Send, kind: str, length: int, headers: list[tuple[bytes, bytes]] | None = None
+    send: Send, kind: str, length: int, headers: list[tuple[bytes, bytes]], status: int = 200
 ) -> None:
     base = [(b"content-type", kind.encode()), (b"content-length", str(length).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": base + (headers or [])})
+    await send({"type": "http.response.start", "status": status, "headers": base + headers})
 
 
 async def _body(send: Send, block: bytes) -> None:
     await send({"type": "http.response.body", "body": block, "more_body": True})
-
-
-async def _refuse(send: Send, wanted: tuple[str, ...], outputs: list[Output]) -> None:
-    import orjson
-
-    have = sorted({output.mime for output in outputs})
-    error = NotAcceptable(
-        f"no output is {', '.join(wanted)}: the run gave {', '.join(have) or 'nothing'}",
-        hint="accept application/json or multipart/mixed to get whatever comes",
-    )
-    body = orjson.dumps(error.envelope())
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    await send({"type": "http.response.start", "status": error.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})

@@ -7,6 +7,18 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field
 
 
+class UploadEntry(BaseModel):
+    """One output at one target."""
+
+    target: str = Field(description="the key of the request: s3, http_upload and so on")
+    url: str
+    bytes: int
+    seconds: float
+    etag: str | None
+    started_ms: int = Field(description="Unix time in milliseconds")
+    ended_ms: int = Field(description="Unix time in milliseconds")
+
+
 class OutputEntry(BaseModel):
     """One thing that the run produced."""
 
@@ -21,6 +33,15 @@ class OutputEntry(BaseModel):
     height: int | None
     duration_s: float | None
     text: str | None
+    url: str | None = Field(None, description="where it was uploaded, at the first target")
+    uploads: list[UploadEntry] = Field([], description="where it was uploaded, target by target")
+
+
+class JobOutput(OutputEntry):
+    """An output in the record of its job; long texts are cut."""
+
+    name: str | None = Field(None, description="it is kept under this name; unique in the job")
+    href: str | None = Field(None, description="where a kept output is fetched")
 
 
 class NodeTime(BaseModel):
@@ -44,17 +65,11 @@ class ExecutionTime(RunTime):
     nodes: dict[str, NodeTime]
 
 
-class Stats(BaseModel):
-    """Where the time went, in milliseconds."""
+class GpuEntry(BaseModel):
+    """The device that the engine named first."""
 
-    comfy_execution: ExecutionTime
-    preprocess_time: float = Field(description="checking the graph and fetching its inputs")
-    comfy_round_trip_time: float = Field(description="waiting for the engine and its run")
-    postprocess_time: float = Field(description="reading and converting the outputs")
-    upload_time: float
-    total_time: float
-    queue_time: float = Field(description="waiting for the engine, a part of the round trip")
-    cached_nodes: list[str] = Field(description="nodes that did not run again")
+    name: str
+    vram_total: int | None = Field(description="bytes")
 
 
 class EngineEntry(BaseModel):
@@ -64,19 +79,86 @@ class EngineEntry(BaseModel):
     version: str | None
 
 
-class PromptAnswer(BaseModel):
-    """A job's result; `images[i]` is the base64 of `filenames[i]`, whatever its kind."""
+class Stats(BaseModel):
+    """Where the time went, in milliseconds, and on what machine."""
+
+    comfy_execution: ExecutionTime
+    preprocess_time: float = Field(description="checking the graph and fetching its inputs")
+    comfy_round_trip_time: float = Field(description="waiting for the engine and its run")
+    postprocess_time: float = Field(description="reading and converting the outputs")
+    upload_time: float
+    total_time: float
+    queue_time: float = Field(description="waiting for the engine, a part of the round trip")
+    fetch_time: float = Field(description="fetching inputs and models")
+    gpu_time: int | None = Field(description="from the run's begin to its end")
+    cached_nodes: list[str] = Field(description="nodes that did not run again")
+    instance: str = Field(description="the worker")
+    adapter: str = Field(description="how the request came, http")
+    engine: EngineEntry
+    gpu: GpuEntry | None
+    cold: bool = Field(description="the first run since the engine's start")
+    boot: dict[str, Any] = Field({}, description="of a cold run: the boot's phases, in seconds")
+    spilled: bool = Field(
+        False, description="the answer was over its limit: outputs went to OUTPUT_STORAGE"
+    )
+    webhooks: dict[str, str] = Field({}, description="by key: posted, or lost and why")
+
+
+class Echo(BaseModel):
+    """What an answer repeats of its request: never a secret."""
 
     id: str
-    prompt: dict[str, Any] = Field(description="the graph as it ran")
     convert_output: dict[str, Any] | None = Field(
         None, description="as asked, defaults filled in; only where it was asked for"
     )
+    webhook: str | None = Field(None, description="without what may be secret")
+    webhook_v2: str | None = Field(None, description="without what may be secret")
+    archive: Literal["zip"] | None = None
+    s3: dict[str, Any] | None = None
+    hf_upload: dict[str, Any] | None = None
+    azure_blob_upload: dict[str, Any] | None = None
+    http_upload: dict[str, Any] | None = None
+    gcs_upload: dict[str, Any] | None = None
+    presigned: dict[str, Any] | None = None
+    volume: dict[str, Any] | None = None
+
+
+class PromptAnswer(Echo):
+    """A job's result; `images[i]` is the base64 of `filenames[i]`, or its URL if uploaded."""
+
+    prompt: dict[str, Any] = Field(description="the graph as it ran; media in it are left out")
     images: list[str]
     filenames: list[str]
     outputs: list[OutputEntry]
     stats: Stats
-    engine: EngineEntry
+    engine: EngineEntry | None = Field(None, description="as in `stats`")
+    replayed: bool = Field(False, description="of a run that was there before this request")
+
+
+class PromptAccepted(Echo):
+    """The job goes on; `Location` and webhooks tell how."""
+
+    prompt: dict[str, Any] = Field(description="the graph as it came; media in it are left out")
+    status: Literal["ok"]
+
+
+class ResultAnswer(BaseModel):
+    """A job's result, as `POST /prompt` gives it, without the request."""
+
+    id: str
+    images: list[str]
+    filenames: list[str]
+    outputs: list[OutputEntry]
+    stats: Stats
+    engine: EngineEntry | None = Field(None, description="as in `stats`")
+    replayed: bool = False
+
+
+class JobUnfinished(BaseModel):
+    """There is no result yet."""
+
+    id: str
+    status: str
 
 
 class ErrorAnswer(BaseModel):
@@ -111,18 +193,52 @@ class InterruptAnswer(BaseModel):
     error: str | None = Field(None, description="why it failed")
 
 
-class JobAnswer(BaseModel):
+class RedeliveryEntry(BaseModel):
+    """How kept outputs were brought to a storage after their job."""
+
+    targets: list[str] = Field(description="keys of the request")
+    status: Literal["succeeded", "failed"]
+    images: list[str] = Field([], description="URLs")
+    error: ErrorAnswer | None = None
+    at: float = Field(description="Unix seconds")
+
+
+class JobRecord(BaseModel):
     """How a job is."""
 
     id: str
-    status: str
-    created_at: float
+    status: str = Field(
+        description="received, fetching, queued, running, collecting, converting, delivering; at "
+        "the end succeeded, failed or cancelled"
+    )
+    created_at: float = Field(description="Unix seconds")
     finished_at: float | None
     progress: dict[str, Any] | None
-    outputs: list[OutputEntry]
+    outputs: list[JobOutput]
+    stats: dict[str, Any] | None = Field(
+        description="as in the answer; of a job that failed, what its webhooks came to"
+    )
     error: ErrorAnswer | None
-    stage_s: dict[str, float]
+    redelivery: RedeliveryEntry | None = Field(description="how the newest one ended")
+    stage_s: dict[str, float] = Field(description="seconds by status, in the worker that ran it")
+    adapter: str = Field(description="how it came, http")
+    instance: str = Field(description="the worker that has or had it")
     position: int | None = Field(description="jobs before this one; 0 is with the engine")
+
+
+class JobsAnswer(BaseModel):
+    """A page of jobs, the newest first."""
+
+    jobs: list[JobRecord]
+    next: str | None = Field(description="`after` of the next page; null on the last one")
+
+
+class CancelAnswer(BaseModel):
+    """What became of a wish to cancel."""
+
+    id: str
+    status: str
+    cancelled: bool = Field(description="false where the job was over before")
 
 
 class DownloadStarted(BaseModel):
@@ -188,10 +304,15 @@ class HealthAnswer(ProbeAnswer):
 
 ANSWERS = (
     PromptAnswer,
+    PromptAccepted,
+    ResultAnswer,
+    JobUnfinished,
     ErrorAnswer,
     InterruptRequest,
     InterruptAnswer,
-    JobAnswer,
+    JobRecord,
+    JobsAnswer,
+    CancelAnswer,
     DownloadStarted,
     DownloadCompleted,
     DownloadRecord,

@@ -43,7 +43,7 @@ class RedeliverAnswer(_Echo):
 
 
 class RedeliverAccepted(_Echo):
-    """It goes on in the background; `stats.redelivery` of the job tells how it ended."""
+    """It goes on in the background; `redelivery` of the job tells how it ended."""
 
     status: Literal["ok"]
 

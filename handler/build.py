@@ -23,6 +23,7 @@ from handler.models.store import Store
 from handler.pipeline.stages import Parts
 from handler.pipeline.storage import UploadProviders
 from handler.service import Handler
+from handler.tracing.tracer import make_tracer
 from handler.transfer.download import Downloader
 from handler.transfer.operator import (
     caller_policy,
@@ -128,7 +129,8 @@ def build_handler(
         parts,
         start,
         ledger=build_ledger(settings, parts.identity),
-        webhooks=Webhooks(lambda: open_outbox(settings, metrics), site.scratch),
+        webhooks=build_webhooks(settings, metrics, site.scratch),
+        tracer=make_tracer(settings, parts.identity.instance),
     )
 
 
@@ -154,11 +156,16 @@ def build_ledger(settings: Settings, identity: Identity) -> Ledger:
     return Ledger(opened, shared=bool(settings.state_url), instance=identity.instance)
 
 
-async def open_outbox(settings: Settings, metrics: Metrics) -> Outbox:
-    """Open the outbox, and try what an earlier process has left."""
-    outbox = build_outbox(settings, metrics.webhook)
-    await outbox.open()
-    return outbox
+def build_webhooks(settings: Settings, metrics: Metrics, scratch: Path) -> Webhooks:
+    """Wire what tells callers of their jobs' ends; its outbox opens on first need."""
+
+    async def opened() -> Outbox:
+        outbox = build_outbox(settings, metrics.webhook)
+        await outbox.open()
+        return outbox
+
+    # Named without its package, which loads cryptography.
+    return Webhooks(opened, scratch, folder=settings.state_folder / "outbox")
 
 
 def build_outbox(settings: Settings, listener: Callable[[Delivery], None] | None = None) -> Outbox:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from handler.errors import HandlerError, InvalidPayload, JobCancelled
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
 
     from handler.job import Job
     from handler.ledger import Ledger
     from handler.payload import PromptRequest
     from handler.pipeline.stages import Parts
     from handler.records import Output
+    from handler.tracing.tracer import NullTracer, Tracer
     from handler.webhooks import Promised, Webhooks
     from handler.wire import Answer
 
@@ -39,10 +40,17 @@ class Endings:
         webhooks: None where there are none: who asks for one is refused.
     """
 
-    def __init__(self, parts: Parts, ledger: Ledger, webhooks: Webhooks | None) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        ledger: Ledger,
+        webhooks: Webhooks | None,
+        tracer: Tracer | NullTracer,
+    ) -> None:
         self._parts = parts
         self._ledger = ledger
         self._webhooks = webhooks
+        self._tracer = tracer
         self._tasks: set[asyncio.Task[None]] = set()
         self._accepting: dict[str, _End | None] = {}
 
@@ -76,6 +84,7 @@ class Endings:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._webhooks is not None:
             await self._webhooks.close()
+        await self._tracer.close()
 
     # -- before a job -----------------------------------------------------------------------------
 
@@ -98,13 +107,16 @@ class Endings:
         """Make sure that a webhook is told even if this process dies."""
         if self._webhooks is None:
             return None
-        return await self._webhooks.promise(job.id, job.uid, request, job.traceparent)
+        return await self._webhooks.promise(job.id, job.uid, request, job.trace.header)
 
-    def never_begun(self, job: Job, error: HandlerError | None) -> None:
+    def never_begun(self, job: Job, promised: Promised | None, error: HandlerError | None) -> None:
         """End a job whose record is there, and which is not begun."""
-        job.fail(error or JobCancelled("the caller went away"))
-        self._parts.metrics.job_ended(job)
+        # Not the end of its key: whoever sends it again is not the one that went away.
+        job.fail(error or JobCancelled("the caller went away", retryable=True))
+        self._count(job)
         self._ledger.end(job)
+        if promised is not None:
+            self._track(self._withdraw(job, promised), f"withdraw-{job.id}")
 
     def accepting(self, job: Job) -> None:
         """Hold back who is told: the caller may be told at once, on the connection."""
@@ -120,14 +132,30 @@ class Endings:
         if end is None:
             return None
         if end.error is not None:
-            if promised is not None and self._webhooks is not None:
-                await self._webhooks.withdraw(promised)
-            self._ledger.end(job)
+            # Of its own: the caller may go away meanwhile.
+            await asyncio.shield(self._track(self._withdraw(job, promised), f"withdraw-{job.id}"))
             return end.error
         self._spawn(job, promised, end)
         return None
 
+    def unheard(self, job: Job, promised: Promised | None) -> None:
+        """Let them be told from now on, of whatever end: the caller has gone away."""
+        end = self._accepting.pop(job.uid)
+        if end is not None:
+            self._spawn(job, promised, end)
+
+    async def _withdraw(self, job: Job, promised: Promised | None) -> None:
+        try:
+            if promised is not None and self._webhooks is not None:
+                await self._webhooks.withdraw(promised)
+        finally:
+            self._ledger.end(job)
+
     # -- after it ---------------------------------------------------------------------------------
+
+    def keeps(self, job: Job) -> bool:
+        """Whether the outputs of a job are kept whatever comes."""
+        return job.asynchronous or job.key is not None or self._ledger.shared
 
     async def keep(self, job: Job, outputs: Sequence[Output], failed: bool) -> None:
         """Keep what was given to nobody, or may be asked for again.
@@ -135,8 +163,7 @@ class Endings:
         Args:
             failed: the outputs are there and could not be delivered.
         """
-        again = job.asynchronous or job.key is not None or job.joined or self._ledger.shared
-        if failed or again:
+        if failed or job.joined or self.keeps(job):
             await self._ledger.keep(job, outputs, self._parts.scratch / job.uid / "kept")
 
     def over(
@@ -154,7 +181,7 @@ class Endings:
             hand_over: gives answer or error to who waits on a connection, and tells whether
                 somebody does; nobody else may have the answer from then on.
         """
-        self._parts.metrics.job_ended(job)
+        self._count(job)
         end = _End(answer, error, hand_over)
         if job.uid in self._accepting:
             self._accepting[job.uid] = end
@@ -163,10 +190,19 @@ class Endings:
         else:
             self._spawn(job, promised, end)
 
+    def _count(self, job: Job) -> None:
+        self._parts.metrics.job_ended(job)
+        self._tracer.job_ended(job, job.trace, job.ran, adapter=job.adapter)
+        job.ran = None  # it holds the graph, and the job is remembered for an hour
+
     def _spawn(self, job: Job, promised: Promised | None, end: _End) -> None:
-        task = asyncio.create_task(self._tell(job, promised, end), name=f"tell-{job.id}")
+        self._track(self._tell(job, promised, end), f"tell-{job.id}")
+
+    def _track(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _tell(self, job: Job, promised: Promised | None, end: _End) -> None:
         try:

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from handler.job import JobBoard
     from handler.ledger import Ledger
     from handler.pipeline.stages import Parts
+    from handler.state.admission import Entered
     from handler.submission import Submission
+    from handler.tracing.tracer import NullTracer, Tracer
     from handler.webhooks import Promised
 
 Begin = Callable[[Job, PromptRequest, "Promised | None"], None]
@@ -75,6 +77,7 @@ class Entrance:
         jobs: JobBoard,
         ledger: Ledger,
         endings: Endings,
+        tracer: Tracer | NullTracer,
         *,
         admit: Callable[[], None],
         begin: Begin,
@@ -84,9 +87,11 @@ class Entrance:
         self._jobs = jobs
         self._ledger = ledger
         self._endings = endings
+        self._tracer = tracer
         self._admit = admit
         self._begin = begin
         self._ready = ready
+        self._entering: list[str] = []
 
     async def enter(self, payload: Any, how: Submission) -> Entry:
         """See `Handler.enter`."""
@@ -100,9 +105,13 @@ class Entrance:
         if recorded or request.id is not None:
             digest = await _digest(payload)
         job = self.make(request, how, digest, asynchronous=asynchronous)
-        if recorded:
+        if not recorded and job.id not in self._entering:
+            return self._enter_here(job, request)
+        self._entering.append(job.id)
+        try:
             return await self._enter_recorded(job, request)
-        return self._enter_here(job, request)
+        finally:
+            self._entering.remove(job.id)
 
     def make(
         self,
@@ -123,21 +132,14 @@ class Entrance:
             key=how.key,
             asynchronous=asynchronous,
             inline_bytes=min(filter(None, limits), default=0),
-            traceparent=how.traceparent,
+            trace=self._tracer.begin(how.traceparent),
         )
 
     def _enter_here(self, job: Job, request: PromptRequest) -> Entry:
         """Take in what concerns nobody but this process."""
-        if request.id is not None:
-            for other in self._jobs.active(request.id):
-                if other.digest != job.digest:
-                    raise Conflict(
-                        "this id stands for another payload, which is under way",
-                        location="id",
-                        hint="send another id, or the same payload as before",
-                    )
-                if other.joinable:
-                    return self._joined(other, None, request, job)
+        for other in self._same(job, request):
+            if self._keeps and self._joinable(other):
+                return self._joined(other, None, request, job)
         self._admit()
         self._begin(job, request, None)
         return self._mine(job, request)
@@ -151,18 +153,19 @@ class Entrance:
             if job.key is None:
                 raise
             refused = fault
-        entered = await self._ledger.enter(job, known_only=refused is not None)
+        entered = await self._enter_ledger(job, request, known_only=refused is not None)
         if entered is None and refused is not None:
             raise refused
         if entered is not None and entered.record.uid != job.uid:
             other = self._jobs.by_uid(entered.record.uid)
             return self._joined(other, entered.record, request, job)
+        promised: Promised | None = None
         try:
             promised = await self._endings.promise(job, request)
             self._admit()
         except BaseException as fault:
             error = fault if isinstance(fault, HandlerError) else None
-            self._endings.never_begun(job, error)
+            self._endings.never_begun(job, promised, error)
             raise
         if job.asynchronous:
             self._endings.accepting(job)
@@ -172,13 +175,68 @@ class Entrance:
             self._begin(job, request, promised)
         return self._mine(job, request)
 
+    async def _enter_ledger(
+        self, job: Job, request: PromptRequest, *, known_only: bool
+    ) -> Entered | None:
+        """Enter a job into the ledger, which then knows those of its id that run here."""
+        joinable: list[Job] = []
+        try:
+            for other in self._same(job, request):
+                if self._joinable(other):
+                    other.joined += 1  # its outputs are kept, should this one join it
+                    joinable.append(other)
+                    await self._ledger.begun(other)
+                else:
+                    await other.ended()
+            entered = await self._ledger.enter(job, known_only=known_only)
+            if entered is not None and self._is_over(entered):
+                await self._ledger.written(entered.record.uid)
+                entered = await self._ledger.enter(job, known_only=known_only)
+            return entered
+        finally:
+            for other in joinable:
+                other.joined -= 1
+
+    def _same(self, job: Job, request: PromptRequest) -> list[Job]:
+        """List the jobs under way here that were sent with the same id.
+
+        Raises:
+            Conflict: with another payload.
+        """
+        if request.id is None:
+            return []
+        others = self._jobs.active(request.id)
+        if any(other.digest != job.digest for other in others):
+            raise Conflict(
+                "this id stands for another payload, which is under way",
+                location="id",
+                hint="send another id, or the same payload as before",
+            )
+        return others
+
+    def _is_over(self, entered: Entered) -> bool:
+        """Whether a run that was joined has ended here, and its record does not say so yet."""
+        other = self._jobs.by_uid(entered.record.uid)
+        return other is not None and other.phase.final and not entered.record.final
+
+    def _joinable(self, other: Job) -> bool:
+        """Whether the outputs of a job under way will be there for one more caller."""
+        return other.joinable or (self._endings.keeps(other) and not other.cancel_asked)
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether a result can be had by who did not wait for it from the beginning."""
+        return self._ledger.remembers and self._parts.settings.output_retention_s > 0
+
     async def _accept(self, job: Job, promised: Promised | None) -> None:
         """Wait until the graph is checked, where that is soon: its faults are told here."""
         try:
             if self._ready():
                 await job.left(Phase.RECEIVED, CHECK_WITHIN_S)
-        finally:
-            error = await self._endings.accepted(job, promised)
+        except asyncio.CancelledError:
+            self._endings.unheard(job, promised)
+            raise
+        error = await self._endings.accepted(job, promised)
         if error is not None:
             raise error
 

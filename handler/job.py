@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from handler.errors import HandlerError, JobCancelled
+from handler.trace import Trace, begin_trace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
@@ -91,13 +92,16 @@ class Job:
         key: the idempotency key with its scope; None for none.
         asynchronous: nobody waits on a connection: it is told by webhook, or asked for.
         inline_bytes: the most that its answer may hold; 0 for no limit.
-        traceparent: the caller's trace; "" for none.
+        trace: its span, in the caller's trace where there is one.
+        ran: what its run told, until whoever counts it has seen it.
         joined: how many callers more wait for the same run.
         stage_s: seconds spent in each phase.
         stats: the answer's.
+        redelivery: how the newest one ended.
         kept: the names that its outputs are kept under, output by output; "" for not kept.
         strays: the run's files outside the job's own folder.
         listener: told every event, beside the followers.
+        stopped: it was ended with the worker, by nobody's wish.
     """
 
     uid: str
@@ -108,9 +112,11 @@ class Job:
     key: str | None = field(default=None, repr=False)
     asynchronous: bool = False
     inline_bytes: int = 0
-    traceparent: str = ""
+    trace: Trace = field(default_factory=begin_trace, repr=False)
+    ran: Any = field(default=None, repr=False)
     joined: int = 0
     stats: dict[str, Any] = field(default_factory=dict, repr=False)
+    redelivery: dict[str, Any] | None = field(default=None, repr=False)
     kept: tuple[str, ...] = ()
     listener: Callable[[JobEvent], None] | None = field(default=None, repr=False)
     phase: Phase = Phase.RECEIVED
@@ -122,6 +128,7 @@ class Job:
     stage_s: dict[str, float] = field(default_factory=dict)
     strays: set[Path] = field(default_factory=set)
     cancel_asked: bool = False
+    stopped: bool = False
     task: asyncio.Task[Any] | None = None
     answered: asyncio.Future[Answer] | None = None
     _seq: int = 0
@@ -285,6 +292,7 @@ class Job:
             "outputs": self.public_outputs(),
             "stats": self.stats or None,
             "error": self.error.envelope() if self.error else None,
+            "redelivery": self.redelivery,
             "stage_s": {name: round(s, 4) for name, s in self.stage_s.items()},
         }
 

@@ -8,7 +8,6 @@ milliseconds for an answer shall not wait for a disk.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import logging
 import time
@@ -17,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from handler.errors import HandlerError, NotFound, StateUnavailable
+from handler.state.behind import Behind, create_newest
 from handler.state.cancels import Cancels
 from handler.state.event_log import LoggedEvent
 from handler.state.kept import output_name
@@ -36,11 +36,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("comfyfn.state")
 RECORD_AFTER_S = 0.5
 """A job that is over sooner is written once, at its end."""
-MOST_UNWRITTEN = 500
-"""Under a flood of short jobs the oldest of them are remembered in memory only."""
-PAUSE_S = 0.02
-"""Between two of them: writing must not take the time of running."""
 LOOK_FOR_CANCELS_S = 2.0
+FLUSH_S = 5.0
+CLOSE_S = 2.5
+"""For each of its three steps: a place that is gone must not hold up the end."""
 _HAPPENED = frozenset({"phase", "output", "succeeded", "failed", "cancelled"})
 
 
@@ -70,10 +69,10 @@ class Ledger:
         self._state: State | None = None
         self._opening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._late: set[asyncio.Task[None]] = set()
         self._timers: dict[str, tuple[asyncio.TimerHandle, Job]] = {}
         self._begun: dict[str, Job] = {}
-        self._over: collections.deque[JobRecord] = collections.deque(maxlen=MOST_UNWRITTEN)
-        self._writing: asyncio.Task[None] | None = None
+        self._behind: Behind | None = None
 
     def __repr__(self) -> str:
         return f"<Ledger {self._state and self._state.store!r}>"
@@ -93,8 +92,20 @@ class Ledger:
         """
         self.begin()
         if self._opening is not None:
-            await asyncio.shield(self._opening)
+            if not self._opening.done():
+                await asyncio.wait({self._opening})
+            if self._opening.cancelled():
+                raise StateUnavailable("the state is closed")
+            self._opening.result()
         return self._state
+
+    @property
+    def remembers(self) -> bool:
+        """Whether there is a place, as far as is known by now."""
+        opening = self._opening
+        return self._open_state is not None and (
+            opening is None or not opening.done() or self._state is not None
+        )
 
     async def _open(self) -> None:
         assert self._open_state is not None
@@ -106,36 +117,48 @@ class Ledger:
             log.error("%s; jobs are remembered in memory only", fault.message)
             return
         self._state = state
+        self._behind = Behind(state.store)
         for record in state.abandoned:
             log.warning("job %s was under way when the last process ended: it failed", record.id)
         self._spawn(tend(state, _lost), "tend-state")
         if self.shared:
             self._spawn(self._heed_cancels(state), "heed-cancels")
 
-    def _spawn(self, work: Any, name: str) -> None:
+    def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _record_late(self, job: Job) -> None:
+        task = self._spawn(self._begin_late(job), f"record-{job.id}")
+        self._late.add(task)
+        task.add_done_callback(self._late.discard)
 
     async def close(self) -> None:
-        """Write what is not written yet, and let go of the place."""
+        """Write what is not written yet, and let go of the place; within some seconds."""
         if self._opening is not None:
+            await asyncio.wait({self._opening}, timeout=CLOSE_S)
+            self._opening.cancel()
             await asyncio.gather(self._opening, return_exceptions=True)
         for timer, _ in self._timers.values():
             timer.cancel()
         if self._state is not None:
             with contextlib.suppress(HandlerError, TimeoutError):
-                async with asyncio.timeout(5):
-                    await self.flush()
+                await self.flush(CLOSE_S)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._behind is not None:
+            await self._behind.close()
         state, self._state, self._open_state = self._state, None, None
         if state is not None:
+            await state.recorder.drain(CLOSE_S)
             try:
-                await state.close()
-            except HandlerError as fault:
-                log.warning("the state was not closed well: %s", fault.message)
+                async with asyncio.timeout(CLOSE_S):
+                    await state.close()
+            except (HandlerError, TimeoutError) as fault:
+                log.warning("the state was not closed well: %s", fault)
 
     @property
     def instance(self) -> str:
@@ -183,7 +206,16 @@ class Ledger:
 
     def _lasted(self, job: Job) -> None:
         del self._timers[job.uid]
-        self._spawn(self._begin_late(job), f"record-{job.id}")
+        self._record_late(job)
+
+    async def begun(self, job: Job) -> None:
+        """Write the record of a job under way now, where it has none yet."""
+        timed = self._timers.pop(job.uid, None)
+        if timed is not None:
+            timed[0].cancel()
+            self._record_late(job)
+        if self._late:
+            await asyncio.wait(set(self._late), timeout=FLUSH_S)
 
     async def _begin_late(self, job: Job) -> None:
         try:
@@ -194,9 +226,8 @@ class Ledger:
                 self._write_once(job, state)
                 return
             record = replace(self._record(job, state), phase=job.phase.value)
-            found = await state.store.read(job.id)
-            if not await state.store.create(record, over=found):
-                return  # another run of the same id was written meanwhile: it is the newer one
+            if not await create_newest(state.store, record):
+                return
         except HandlerError as fault:
             log.warning("job %s is not recorded: %s", job.id, fault.message)
             return
@@ -208,11 +239,11 @@ class Ledger:
         if job.finished_at is not None:  # it ended while it was being written
             self.end(job)
 
-    def _record(self, job: Job, state: State) -> JobRecord:
+    def _record(self, job: Job, state: State | None) -> JobRecord:
         return JobRecord(
             id=job.id,
             uid=job.uid,
-            instance=state.instance.id,
+            instance=state.instance.id if state is not None else self._instance,
             created=job.created_at,
             adapter=job.adapter,
             digest=job.digest,
@@ -245,33 +276,35 @@ class Ledger:
             timed[0].cancel()
             if state is not None:
                 self._write_once(job, state)
-            else:  # it is being opened
-                self._spawn(self._begin_late(job), f"record-{job.id}")
+            elif self.remembers:  # it is being opened
+                self._record_late(job)
 
     def _write_once(self, job: Job, state: State) -> None:
-        self._over.append(_ended(job, self._record(job, state)))
-        if self._writing is None or self._writing.done():
-            self._writing = asyncio.create_task(self._write_over(state), name="records")
+        assert self._behind is not None
+        self._behind.add(_ended(job, self._record(job, state)))
 
-    async def _write_over(self, state: State, pause_s: float = PAUSE_S) -> None:
-        while self._over:
-            record = self._over.popleft()
-            try:
-                found = await state.store.read(record.id)
-                await state.store.create(record, over=found)
-            except (HandlerError, TimeoutError) as fault:
-                log.warning("job %s is not recorded: %s", record.id, fault)
-            await asyncio.sleep(pause_s)
+    async def written(self, uid: str) -> None:
+        """Wait until the end of a run is written, for some seconds at most."""
+        if self._state is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_S):
+                    await self._state.recorder.settle(uid)
 
-    async def flush(self) -> None:
-        """Write now what waits to be written."""
+    async def flush(self, limit_s: float = FLUSH_S) -> None:
+        """Write now what waits to be written by now.
+
+        Raises:
+            TimeoutError: not all of it is in this time.
+            StateUnavailable: STATE_URL is not there.
+        """
         state = await self.opened()
-        if state is None:
+        if state is None or self._behind is None:
             return
-        await self._write_over(state, 0.0)
-        if self._writing is not None:
-            await asyncio.shield(self._writing)
-        await state.recorder.settle_all()
+        async with asyncio.timeout(limit_s):
+            if self._late:
+                await asyncio.wait(set(self._late))
+            await self._behind.flush()
+            await state.recorder.settle_all()
 
     async def keep(self, job: Job, outputs: Sequence[Output], folder: Path) -> None:
         """Keep the outputs that nobody can fetch elsewhere; the job's record names them.
@@ -306,17 +339,15 @@ class Ledger:
         if state is None:
             return None
         found = await state.store.read(job_id)
-        if found is None and self._over:
-            await self.flush()
+        if found is None and (self._behind or self._late):
+            with contextlib.suppress(TimeoutError):
+                await self.flush()
             found = await state.store.read(job_id)
         return found.record if found is not None else None
 
-    async def record_of(self, job: Job) -> JobRecord | None:
-        """Give the record of a job of this process, as it is now; None where none can be made."""
-        state = await self.opened()
-        if state is None:
-            return None
-        record = self._record(job, state)
+    async def record_of(self, job: Job) -> JobRecord:
+        """Give the record of a job of this process, as it is now."""
+        record = self._record(job, await self.opened())
         return _ended(job, record) if job.phase.final else replace(record, phase=job.phase.value)
 
     async def logged(self, uid: str, after: int) -> list[LoggedEvent]:
@@ -338,8 +369,9 @@ class Ledger:
         timed, self._timers = self._timers, {}
         for timer, job in timed.values():
             timer.cancel()
-            await self._begin_late(job)
-        await self.flush()
+            self._record_late(job)
+        with contextlib.suppress(TimeoutError):
+            await self.flush()
         return await state.store.page(wanted, after=after, limit=limit)
 
     async def wait(self, record: JobRecord) -> JobRecord:
@@ -355,14 +387,20 @@ class Ledger:
         state = await self.opened()
         if state is None:
             return
-        for event in await state.events.read(record.uid, after):
-            after = event.seq
-            yield event
+        newest = 0
+        for event in await state.events.read(record.uid):
+            newest = event.seq
+            if event.seq > after:
+                after = event.seq
+                yield event
         while True:
             for told in record.events:
-                if told.get("seq", 0) > after:
-                    after = told["seq"]
-                    yield LoggedEvent(told["seq"], told["type"], told["data"])
+                # The end of who is gone is told by another, who does not know its numbers.
+                newest = max(newest, told["seq"]) if "seq" in told else newest + 1
+                seq = told.get("seq", newest)
+                if seq > after:
+                    after = seq
+                    yield LoggedEvent(seq, told["type"], told["data"])
             if record.final:
                 return
             await asyncio.sleep(1.0)
@@ -390,17 +428,22 @@ class Ledger:
 
     async def _heed_cancels(self, state: State) -> None:
         """Cancel what other workers were asked to cancel here."""
-        cancels = Cancels(state.store)
+        cancels, us = Cancels(state.store), state.instance.id
+        strange: set[str] = set()
         while True:
             await asyncio.sleep(LOOK_FOR_CANCELS_S)
             if not self._begun:
                 continue
             try:
-                for uid in await cancels.asked(state.instance.id):
+                asked = await cancels.asked(us)
+                for uid in asked:
                     job = self._begun.get(uid)
-                    if job is not None:
+                    if job is not None and self.cancel(job.id):
                         log.info("job %s: another worker was asked to cancel it", job.id)
-                        self.cancel(job.id)
+                    elif job is not None or uid not in strange:
+                        continue  # it is being entered, or over: the next look will tell
+                    await cancels.heeded(us, uid)
+                strange = set(asked)
             except HandlerError as fault:
                 log.warning("cancels of other workers cannot be seen: %s", fault.message)
 

@@ -162,7 +162,7 @@ class Redelivery:
         for one in record.outputs:
             if one.kept and state is not None and await state.kept.has(record.uid, one.name):
                 continue
-            if one.facts.get("text") is None or one.kept:  # a text is in the record itself
+            if not one.whole:
                 filename = str(one.facts.get("filename") or one.name)
                 raise _gone(record, f"{filename} is not kept", {"filename": filename})
         if not any(one.kept for one in record.outputs):
@@ -215,7 +215,7 @@ class Redelivery:
         outcome = {**outcome, "at": round(time.time(), 3)}
         job = self._jobs.by_uid(record.uid)
         if job is not None:
-            job.stats["redelivery"] = outcome
+            job.redelivery = outcome
         with contextlib.suppress(HandlerError, TimeoutError):  # it is in the log
             await self._ledger.flush()
             state = await self._ledger.opened()
@@ -224,8 +224,8 @@ class Redelivery:
                 found = await state.store.read(record.id)
                 if found is None or found.record.uid != record.uid:
                     return
-                stats = {**found.record.stats, "redelivery": outcome}
-                if await state.store.replace(replace(found.record, stats=stats), found.version):
+                changed = replace(found.record, redelivery=outcome)
+                if await state.store.replace(changed, found.version):
                     return
 
     def _over(self, task: asyncio.Task[dict[str, Any]]) -> None:
@@ -248,7 +248,7 @@ def parse_targets(raw: Any) -> tuple[Target, ...]:
             raise InvalidPayload(
                 f"{key}: a re-delivery tells no webhook",
                 location=key,
-                hint="wait for the answer, or ask /jobs/{id} for stats.redelivery",
+                hint="wait for the answer, or ask /jobs/{id} for its `redelivery`",
             )
     named = {kind: raw[kind] for kind in TARGET_KINDS if raw.get(kind) is not None}
     if not named:

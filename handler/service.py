@@ -30,6 +30,7 @@ from handler.errors import (
 from handler.health import Health, HealthReport
 from handler.job import Job, JobBoard, JobEvent, shortened
 from handler.ledger import Ledger
+from handler.log_context import JobMark, speak_of
 from handler.models.downloads import Downloads
 from handler.payload import PromptRequest, parse_payload
 from handler.pipeline.run import run_pipeline
@@ -38,12 +39,14 @@ from handler.redelivery import Redelivery
 from handler.startup import Startup
 from handler.stored_jobs import StoredJobs
 from handler.submission import Submission
+from handler.tracing.tracer import NullTracer
 from handler.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from handler.manifest.start import ManifestStart
+    from handler.tracing.tracer import Tracer
     from handler.webhooks import Promised, Webhooks
     from handler.wire import Answer
 
@@ -66,6 +69,7 @@ class Handler:
         *,
         ledger: Ledger | None = None,
         webhooks: Webhooks | None = None,
+        tracer: Tracer | NullTracer | None = None,
     ) -> None:
         """Take the wired parts, see `handler.build.build_handler`.
 
@@ -73,6 +77,7 @@ class Handler:
             manifest: what is to be installed.
             ledger: what is remembered beyond this process; by default nothing is.
             webhooks: told of the ends of jobs; without, a payload that names one is refused.
+            tracer: told of them, too, for spans.
         """
         self._parts = parts
         self._settings = parts.settings
@@ -86,12 +91,14 @@ class Handler:
         self._closing: set[asyncio.Task[Any]] = set()
         self._ledger = ledger or Ledger()
         self._ledger.cancel = self.cancel
-        self._endings = Endings(parts, self._ledger, webhooks)
+        tracer = tracer or NullTracer()
+        self._endings = Endings(parts, self._ledger, webhooks, tracer)
         self._entrance = Entrance(
             parts,
             self._jobs,
             self._ledger,
             self._endings,
+            tracer,
             admit=self._admit,
             begin=self._begin,
             ready=lambda: self._engine.state is EngineState.READY,
@@ -152,8 +159,7 @@ class Handler:
         if tasks:
             log.info("draining: %d jobs in hand, at most %g s", len(tasks), limit)
             _, late = await asyncio.wait(tasks, timeout=limit)
-            for job in self._jobs.active():
-                self._cancel(job)
+            self._stop_jobs()
             await self.downloads.close()
             if late:
                 await asyncio.wait(late, timeout=5)
@@ -164,8 +170,7 @@ class Handler:
     async def stop(self) -> None:
         """End everything: jobs in hand are cancelled, the engine is stopped."""
         self._draining = True
-        for job in self._jobs.active():
-            self._cancel(job)
+        self._stop_jobs()
         tasks = {job.task for job in self._jobs.active() if job.task is not None}
         if tasks:
             await asyncio.wait(tasks, timeout=5)
@@ -224,8 +229,7 @@ class Handler:
         work = self._work(Received(job, request), promised)
         job.task = asyncio.create_task(work, name=f"job-{job.id}")
         # A task that is cancelled before its first step runs none of its code.
-        never = JobCancelled("the job was cancelled")
-        job.task.add_done_callback(lambda _: self._over(job, promised, None, never))
+        job.task.add_done_callback(lambda _: self._over(job, promised, None, _cancelled(job)))
 
     async def handle(self, payload: Any, how: Submission | None = None) -> Answer:
         """Run a payload to its end. Cancelling this call cancels the job.
@@ -246,12 +250,19 @@ class Handler:
         """
         if entry.mine is not None:
             return await self.result(entry.mine)
-        return await self.stored.answer(entry.record, entry.job, entry.head)
+        try:
+            return await self.stored.answer(entry.record, entry.job, entry.head)
+        except asyncio.CancelledError:
+            if entry.job is not None:
+                entry.job.joined -= 1
+                self._unless_wanted(entry.job)
+            raise
 
     async def result(self, job: Job) -> Answer:
         """Wait for a job that was begun. Cancelling this call cancels the job.
 
-        One with an idempotency key goes on: whoever lost it comes again for its result.
+        One with an idempotency key goes on: whoever lost it comes again for its result. So does
+        one that others have joined, until the last of them is gone.
         """
         answered = job.answered
         if answered is None:
@@ -259,8 +270,8 @@ class Handler:
         try:
             return await asyncio.shield(answered)
         except asyncio.CancelledError:
-            if job.key is None and not job.joined:
-                self._cancel(job)
+            job.answered = None
+            self._unless_wanted(job)
             answered.add_done_callback(self._close_unclaimed)
             raise
         finally:
@@ -303,6 +314,17 @@ class Handler:
             self._cancel(job)
         return bool(jobs)
 
+    def _unless_wanted(self, job: Job) -> None:
+        """Cancel a job when the last of its callers has gone."""
+        wanted = job.asynchronous or job.answered is not None or job.joined > 0
+        if job.key is None and not wanted:
+            self._cancel(job)
+
+    def _stop_jobs(self) -> None:
+        for job in self._jobs.active():
+            job.stopped = job.stopped or not job.cancel_asked
+            self._cancel(job)
+
     def _cancel(self, job: Job) -> None:
         if not job.phase.final and job.task is not None and not job.cancel_asked:
             job.cancel_asked = True
@@ -343,6 +365,7 @@ class Handler:
 
     async def _work(self, received: Received, promised: Promised | None) -> None:
         job = received.job
+        speak_of(JobMark(job.id, job.trace.trace_id))
         try:
             answer = await run_pipeline(
                 received,
@@ -354,8 +377,7 @@ class Handler:
         except HandlerError as error:
             self._over(job, promised, None, error)
         except asyncio.CancelledError:
-            why = "the job was cancelled" if job.cancel_asked else "the server stops"
-            self._over(job, promised, None, JobCancelled(why))
+            self._over(job, promised, None, _cancelled(job))
         except Exception as error:
             log.exception("job %s: a fault of ours", job.id)
             self._over(job, promised, None, InternalFault.of(error))
@@ -462,6 +484,13 @@ class Handler:
         """List the model files of every folder."""
         await self._engine_told_its_nodes()
         return await self._engine.models()
+
+
+def _cancelled(job: Job) -> HandlerError:
+    """Tell why a job was ended; who comes again for it must not find that it was cancelled."""
+    if job.stopped and (job.asynchronous or job.key is not None):
+        return Draining("the worker was stopped before the job was over", hint="send it again")
+    return JobCancelled("the job was cancelled" if job.cancel_asked else "the server stops")
 
 
 def _times(job: Job) -> str:

@@ -121,9 +121,9 @@ async def _output(
             await state.store.call(partial(_copy, source, path))
             if text is None:
                 return replace(output, path=path)
-            raw = await asyncio.to_thread(path.read_text, "utf-8", "replace")
-            return replace(output, text=raw)
-    if text is not None and len(text.encode(errors="replace")) >= one.bytes:
+            raw = await asyncio.to_thread(path.read_bytes)  # read as text, its line ends change
+            return replace(output, text=raw.decode(errors="replace"))
+    if one.whole:
         return output
     raise ResultGone(
         f"the result of job {record.id[:200]!r} is not kept: {output.filename}",

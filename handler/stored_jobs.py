@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from handler.errors import InvalidPayload, NotFound, ResultGone, WorkerLost
+from handler.errors import InvalidPayload, NotFound, ResultGone, StateUnavailable, WorkerLost
 from handler.state.archive import Entry as ZipEntry
 from handler.stored import stored_answer
 
@@ -66,10 +67,21 @@ class StoredJobs:
         Raises:
             NotFound: it is not known here.
         """
-        job = self._jobs.find(job_id)
+        job = await self._here(job_id)
         if job is not None:
             return self._public(job)
         return record_public(await self.record(job_id))
+
+    async def _here(self, job_id: str) -> Job | None:
+        """Find the job in this process, unless another worker has had a newer one of that id."""
+        job = self._jobs.find(job_id)
+        if job is None or not job.phase.final or not self._ledger.shared:
+            return job
+        record = None
+        with contextlib.suppress(StateUnavailable):
+            record = await self._ledger.find(job_id)
+        newer = record is not None and record.uid != job.uid and record.created > job.created_at
+        return None if newer else job
 
     async def page(
         self, status: str | None, adapter: str | None, after: str | None, limit: int
@@ -127,9 +139,10 @@ class StoredJobs:
         Raises:
             NotFound: it is not known here.
         """
-        job = self._jobs.find(job_id)
-        record = await self._ledger.record_of(job) if job is not None else None
-        record = record or await self._ledger.find(job_id)
+        job = await self._here(job_id)
+        if job is not None:
+            return await self._ledger.record_of(job)
+        record = await self._ledger.find(job_id)
         if record is None:
             raise self._ledger.unknown(job_id)
         return record
@@ -241,7 +254,7 @@ class StoredJobs:
         Raises:
             NotFound: it is not known here.
         """
-        job = self._jobs.find(job_id)
+        job = await self._here(job_id)
         if job is None:
             async for logged in self._ledger.events(await self.record(job_id), after):
                 yield Told(logged.seq, logged.type, logged.data)
@@ -287,6 +300,7 @@ def record_public(record: JobRecord) -> dict[str, Any]:
         ],
         "stats": record.stats or None,
         "error": record.error,
+        "redelivery": record.redelivery,
         "stage_s": {},
         "adapter": record.adapter,
         "instance": record.instance,

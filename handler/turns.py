@@ -89,6 +89,7 @@ class Turns:
             for attempt in range(RESUBMITS):
                 await self._ready()
                 recorder = Recorder(prepared, job, self._parts)
+                job.ran = recorder.ran
                 prompt = engine_prompt(prepared, uuid.uuid4().hex, self._parts)
                 listener = _until_started(wait, recorder)
                 run: asyncio.Task[End] = asyncio.create_task(self._engine.run(prompt, listener))

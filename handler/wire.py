@@ -47,8 +47,8 @@ class Answer:
 
     @property
     def files(self) -> list[Output]:
-        """The outputs that are files."""
-        return [output for output in self.outputs if output.path is not None]
+        """The outputs that are files, here or at a URL alone."""
+        return [one for one in self.outputs if one.path is not None or _elsewhere(one)]
 
     async def close(self) -> None:
         """Remove the job's files and let go of the result; more than once is fine."""
@@ -108,6 +108,11 @@ class Answer:
         """Give the whole answer as one object, base64 included, for platforms that want that."""
         whole: dict[str, Any] = orjson.loads(b"".join([b async for b in self.json_blocks()]))
         return whole
+
+
+def _elsewhere(output: Output) -> bool:
+    """Tell whether the answer is given again: the file went to storage, and from here."""
+    return output.url is not None and output.text is None
 
 
 def _image_length(output: Output) -> int:

@@ -44,5 +44,6 @@ def server(
 ) -> Iterator[LiveServer]:
     """A server for every test that leaves it as it was; once per engine."""
     home = tmp_path_factory.mktemp(f"server-{request.param}")
-    with live_server(home, request.param, URL_ALLOW_HOSTS="127.0.0.1") as running:
+    env = {"URL_ALLOW_HOSTS": "127.0.0.1", "WEBHOOK_SECRET": "testsecret"}
+    with live_server(home, request.param, **env) as running:
         yield running

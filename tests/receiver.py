@@ -42,11 +42,15 @@ class Receiver:
     """Answers each path by its replies in turn, the last one for ever; 200 by default.
 
     A reply is a status, a pair of status and header lines, or a word: `hang` says nothing, `drip`
-    says a byte at a time, `cut` hangs up amid the answer.
+    says a byte at a time, `cut` hangs up amid the answer, `slam` before it.
+
+    Attributes:
+        taken: the posts whose sender was still there when it was answered with 2xx.
     """
 
     def __init__(self, scheme: str = "http") -> None:
         self.posts: list[Post] = []
+        self.taken: list[Post] = []
         self.replies: dict[str, list[Any]] = defaultdict(lambda: [200])
         self.scheme = scheme
         self.port = 0
@@ -85,7 +89,8 @@ class Receiver:
         assert line.startswith("POST ")
         replies = self.replies[path]
         reply = replies.pop(0) if len(replies) > 1 else replies[0]
-        self.posts.append(Post(path, headers, body, asyncio.get_running_loop().time()))
+        post = Post(path, headers, body, asyncio.get_running_loop().time())
+        self.posts.append(post)
         async with self.news:
             self.news.notify_all()
         await asyncio.sleep(self.delay_s)
@@ -99,7 +104,11 @@ class Receiver:
                 await asyncio.sleep(0.02)
         elif reply == "cut":
             writer.write(b"HTTP/1.1 200 O")
+        elif reply == "slam":
+            return
         else:
+            if 200 <= status < 300 and not reader.at_eof():
+                self.taken.append(post)
             text = (
                 f"HTTP/1.1 {status} {REASONS.get(status, '')}\r\n{more}Content-Length: 2\r\n\r\nok"
             )

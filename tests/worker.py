@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import uvicorn
 
-from handler.build import build_ledger, open_outbox
+from handler.build import build_ledger, build_webhooks
 from handler.engine.memory import MemoryEngine
 from handler.job import Job
 from handler.metrics import Metrics
@@ -31,7 +31,6 @@ from handler.transfer.operator import (
 )
 from handler.transfer.records import Limits
 from handler.transfer.threads import Threads
-from handler.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -103,7 +102,7 @@ async def worker(
     handler = Handler(
         parts,
         ledger=build_ledger(settings, parts.identity),
-        webhooks=Webhooks(lambda: open_outbox(settings, parts.metrics), parts.scratch),
+        webhooks=build_webhooks(settings, parts.metrics, parts.scratch),
     )
     assert isinstance(parts.engine, MemoryEngine)
     try:

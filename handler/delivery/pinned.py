@@ -14,7 +14,7 @@ import httpx
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -24,35 +24,44 @@ def dialled(addresses: Sequence[str]) -> str:
     return next((address for address in addresses if ":" not in address), addresses[0])
 
 
-def pinned_sender(
-    endpoint: str, address: str, timeout_s: float, trust: ssl.SSLContext | None = None
-) -> Callable[..., Any]:
-    """Make a handler of botocore's `before-send`: it answers requests in place of its session.
+class PinnedSender:
+    """A handler of botocore's `before-send`: it answers requests in place of its session.
 
-    Args:
-        timeout_s: longest silence of the other side.
-        trust: TLS trust, of this sender alone; certifi's roots by default.
+    Close it with its client, which knows nothing of its connections.
     """
-    import urllib3
-    from botocore.awsrequest import AWSResponse
-    from botocore.exceptions import HTTPClientError
 
-    pool = _pool(urllib3, endpoint, address, timeout_s, trust)
-    host, place = _host(endpoint), _place(endpoint)
+    def __init__(
+        self, endpoint: str, address: str, timeout_s: float, trust: ssl.SSLContext | None = None
+    ) -> None:
+        """Open nothing yet.
 
-    def send(request: Any, **_told: Any) -> Any:
+        Args:
+            timeout_s: longest silence of the other side.
+            trust: TLS trust, of this sender alone; certifi's roots by default.
+        """
+        import urllib3
+
+        self._pool = _pool(urllib3, endpoint, address, timeout_s, trust)
+        self._host, self._place = _host(endpoint), _place(endpoint)
+
+    def __call__(self, request: Any, **_told: Any) -> Any:
+        """Send a request. Blocking."""
+        import urllib3
+        from botocore.awsrequest import AWSResponse
+        from botocore.exceptions import HTTPClientError
+
         parts = urlsplit(request.url)
-        if _place(request.url) != place:
+        if _place(request.url) != self._place:
             raise HTTPClientError(error="the store leads to another host")
         # Bytes in this library's headers are of before; urllib3 takes texts.
         headers: dict[str, Any] = {n: _text(value) for n, value in request.headers.items()}
         target = f"{parts.path or '/'}?{parts.query}" if parts.query else parts.path or "/"
         try:
-            answer = pool.urlopen(
+            answer = self._pool.urlopen(
                 request.method,
                 target,
                 body=request.body,
-                headers={**headers, "Host": host},
+                headers={**headers, "Host": self._host},
                 retries=False,
                 redirect=False,
                 assert_same_host=False,
@@ -65,7 +74,9 @@ def pinned_sender(
             raise HTTPClientError(error=type(fault).__name__) from fault
         return response
 
-    return send
+    def close(self) -> None:
+        """Close the connections that wait for another request."""
+        self._pool.close()
 
 
 def pinned_session(endpoint: str, address: str) -> Any:

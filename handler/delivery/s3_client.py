@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from handler.delivery.pinned import pinned_sender
+from handler.delivery.pinned import PinnedSender
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from handler.credentials import S3Auth
 
 _TIMEOUT_S = 60.0
@@ -89,6 +92,12 @@ def new_client(place: S3Place, auth: S3Auth | None) -> Any:
     )
     client = session.client("s3", endpoint_url=place.endpoint, config=config)
     if place.endpoint and place.address:
-        sender = pinned_sender(place.endpoint, place.address, _TIMEOUT_S)
+        sender = PinnedSender(place.endpoint, place.address, _TIMEOUT_S)
         client.meta.events.register_first("before-send.s3", sender)
+        client.close = partial(_close, client.close, sender.close)
     return client
+
+
+def _close(*closes: Callable[[], None]) -> None:
+    for close in closes:
+        close()

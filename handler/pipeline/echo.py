@@ -20,6 +20,7 @@ LONGEST_TEXT = 4096
 _DATA_URI = re.compile(r"data:[\w.+-]*/?[\w.+-]*(?:;[\w.+=-]+)*,")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_\-\s]+={0,2}\s*")
 _LOOKED_AT = 4096
+_NESTED = (dict, list)
 
 
 def echo(request: PromptRequest, job_id: str, graph: Graph) -> dict[str, Any]:
@@ -42,18 +43,22 @@ def echo(request: PromptRequest, job_id: str, graph: Graph) -> dict[str, Any]:
 
 
 def _without_media(value: Any) -> Any:
-    """Replace media at any depth; only what changes is copied."""
-    if isinstance(value, str):
-        return _shown(value)
-    if isinstance(value, dict):
-        changed = {
-            key: new for key, old in value.items() if (new := _without_media(old)) is not old
-        }
-        return {**value, **changed} if changed else value
-    if isinstance(value, list):
-        shown = [_without_media(one) for one in value]
-        return shown if any(a is not b for a, b in zip(shown, value, strict=True)) else value
-    return value
+    """Replace media in a mapping or a list, at any depth; only what changes is copied."""
+    copy: Any = None
+    for key, old in value.items() if isinstance(value, dict) else enumerate(value):
+        if isinstance(old, str):
+            # Two looks at what nearly all texts are: this is done for every job.
+            if len(old) <= LONGEST_TEXT and old[:5] != "data:":
+                continue
+            new: Any = _shown(old)
+        elif isinstance(old, _NESTED):
+            new = _without_media(old)
+        else:
+            continue
+        if new is not old:
+            copy = value.copy() if copy is None else copy
+            copy[key] = new
+    return value if copy is None else copy
 
 
 def _shown(text: str) -> str:

@@ -28,7 +28,7 @@ from handler.job import Job, Phase
 from handler.pipeline.faults import execution_failed
 from handler.pipeline.node_times import NodeTimes
 from handler.pipeline.stages import Parts, Prepared, Ran
-from handler.pipeline.told import announced_files, without_folder
+from handler.pipeline.told import announced_files, joined, without_folder
 
 if TYPE_CHECKING:
     from handler.engine.events import End
@@ -87,7 +87,8 @@ class Recorder:
             case NodeStarted(node_id):
                 ran.node_ms.setdefault(node_id, int(time.time() * 1000))
             case NodeOutput(node_id, output):
-                ran.told[node_id] = output
+                told = ran.told.get(node_id)
+                ran.told[node_id] = joined(told, output) if told else output
                 self._strays(output)
                 if self._uploads is not None:
                     self._uploads.announce(node_id, output, ran.graph)

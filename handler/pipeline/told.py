@@ -18,6 +18,15 @@ def announced_files(told: Mapping[str, Any]) -> Iterator[Told]:
                 yield entry
 
 
+def joined(before: Told, after: Told) -> Told:
+    """Give both of what was told under one node: those that it was expanded to bear its name."""
+    both = {**before, **after}
+    for key in before.keys() & after.keys():
+        if isinstance(before[key], list) and isinstance(after[key], list):
+            both[key] = [*before[key], *after[key]]
+    return both
+
+
 def without_folder(told: Mapping[str, Any], uid: str) -> Told:
     """Give what a node told without its job's folder: that is nobody's business outside.
 

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from handler.errors import Conflict, HandlerError, JobCancelled
+from handler.errors import Conflict, HandlerError, JobCancelled, StateUnavailable
 from handler.state.idempotency import Way, by_id, by_key
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Admission:
         try:
             entered = await entering
             if entered.way is Way.RUN:
-                error = JobCancelled("the caller went away").envelope()
+                error = JobCancelled("the caller went away", retryable=True).envelope()
                 now = time.time()
                 await self._store.update(
                     entered.record.id,
@@ -156,7 +156,7 @@ class Admission:
                 return Entered(way, other)
             else:  # claimed, and its record is not written yet
                 await asyncio.sleep(_PAUSE_S)
-        raise TimeoutError("an idempotency key changes all the time")
+        raise StateUnavailable("an idempotency key changes all the time")
 
     async def _by_id(self, record: JobRecord) -> Entered:
         for _ in range(_TRIES):
@@ -172,7 +172,7 @@ class Admission:
                 return Entered(way, found.record)
             if await self._store.create(record, over=found):
                 return Entered(Way.RUN, record)
-        raise TimeoutError(f"the record of job {record.id!r} changes all the time")
+        raise StateUnavailable(f"the record of job {record.id!r} changes all the time")
 
     async def _run_of(self, job_id: str, uid: str) -> JobRecord | None:
         found = await self._store.read(job_id)

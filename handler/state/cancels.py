@@ -26,7 +26,7 @@ class Cancels:
         )
 
     async def asked(self, instance: str) -> list[str]:
-        """Take the orders that were left for a worker.
+        """List the orders that were left for a worker.
 
         Returns:
             The uids of the runs.
@@ -34,6 +34,8 @@ class Cancels:
         keys = await self._store.call(
             partial(self._store.blobs.names, f"cancels/{instance}/", "", 1000)
         )
-        for key in keys:
-            await self._store.call(partial(self._store.blobs.remove, key))
         return [key.rpartition("/")[2] for key in keys]
+
+    async def heeded(self, instance: str, uid: str) -> None:
+        """Take an order away."""
+        await self._store.call(partial(self._store.blobs.remove, f"cancels/{instance}/{uid}"))

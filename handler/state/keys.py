@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import orjson
 
+from handler.errors import StateUnavailable
 from handler.state.layout import key_key
 from handler.state.records import Claim
 
@@ -53,7 +54,7 @@ class Keys:
                 return Claim(
                     False, told["id"], told["uid"], told["digest"], told["at"], found.version
                 )
-        raise TimeoutError("an idempotency key changes all the time")
+        raise StateUnavailable("an idempotency key changes all the time")
 
     async def who(self, key: str) -> Claim | None:
         """Tell who has a key; claim nothing."""

@@ -104,8 +104,12 @@ async def open_state(settings: Settings, new_client: Callable[[], Any], now: flo
         raise
 
     async def servable(record: JobRecord) -> bool:
-        kept_ones = [one for one in record.outputs if one.kept and one.url is None]
-        return all([await kept.has(record.uid, one.name) for one in kept_ones])
+        for one in record.outputs:
+            if one.url is None and not (
+                await kept.has(record.uid, one.name) if one.kept else one.whole
+            ):
+                return False
+        return True
 
     return State(
         store=store,

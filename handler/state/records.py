@@ -43,6 +43,12 @@ class OutputRecord:
     url: str | None = field(default=None, repr=False)
     kept: bool = False
 
+    @property
+    def whole(self) -> bool:
+        """Whether it is a text that the record itself has to its end."""
+        text = self.facts.get("text")
+        return text is not None and len(text.encode(errors="replace")) >= self.bytes
+
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
@@ -57,6 +63,7 @@ class JobRecord:
         key: the idempotency key with its scope, where there is one.
         error: the public envelope.
         events: the newest ones that tell what happened, oldest first.
+        redelivery: how the newest one ended.
     """
 
     id: str
@@ -73,6 +80,7 @@ class JobRecord:
     outputs: tuple[OutputRecord, ...] = ()
     stats: dict[str, Any] = field(default_factory=dict)
     events: tuple[dict[str, Any], ...] = ()
+    redelivery: dict[str, Any] | None = field(default=None, repr=False)
 
     @property
     def final(self) -> bool:
@@ -81,8 +89,8 @@ class JobRecord:
 
     @property
     def retryable(self) -> bool:
-        """Whether it failed, and sending the same again may do."""
-        return self.phase == "failed" and bool(self.error and self.error.get("retryable"))
+        """Whether it failed or was never begun, and sending the same again may do."""
+        return self.phase != "succeeded" and bool(self.error and self.error.get("retryable"))
 
     def output(self, name: str) -> OutputRecord | None:
         """Find an output by its name."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
+from handler.errors import StateUnavailable
 from handler.state.keys import Keys
 from handler.state.layout import (
     active_key,
@@ -174,7 +175,7 @@ class StateStore:
             if await self.replace(changed, found.version):
                 return changed
             await asyncio.sleep(0.01 * attempt)
-        raise TimeoutError(f"the record of job {job_id!r} changes all the time")
+        raise StateUnavailable(f"the record of job {job_id!r} changes all the time")
 
     async def delete(self, record: JobRecord) -> None:
         """Forget a run that is over, and its claim."""

@@ -2,59 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
-import contextlib
 
 import pytest
+from http_worker import PAYLOAD, Gate, fault, in_phase, served
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from worker import GRAPH, serving, until, worker
+from worker import GRAPH, serving, worker
 
-from adapters import asgi
 from adapters.asgi import error_answer, make_app
 from handler.engine.base import EngineState
-from handler.engine.events import NodeStarted, Started
-from handler.engine.memory import PIXEL, save_pictures
+from handler.engine.memory import PIXEL
 from handler.errors import QueueFull
 from handler.job import Phase
 from handler.settings import Settings
 from handler.version import VERSION
-
-PAYLOAD = {"prompt": GRAPH, "id": "me"}
-
-
-@contextlib.asynccontextmanager
-async def served(home, settings=None, **options):
-    """A client, the handler and the engine behind it."""
-    settings = settings or Settings()
-    async with (
-        worker(home, settings, **options) as (handler, engine),
-        serving(make_app(handler, settings)) as client,
-    ):
-        yield client, handler, engine
-
-
-class Gate:
-    """A script that waits until it is let on."""
-
-    def __init__(self):
-        self.open = asyncio.Event()
-
-    async def __call__(self, prompt, files):
-        yield Started(1)
-        yield NodeStarted("1")
-        await self.open.wait()
-        async for event in save_pictures(prompt, files):
-            if not isinstance(event, Started):
-                yield event
-
-
-def fault(response, status, code):
-    """Check an error and give its body."""
-    assert response.status_code == status
-    body = response.json()
-    assert (body["code"], body["statusCode"]) == (code, status)
-    return body
 
 
 async def test_a_prompt_is_answered_with_its_outputs(tmp_path):
@@ -95,9 +57,9 @@ async def test_a_refused_job_is_told_when_to_come_again(tmp_path):
     settings = Settings(max_queue_depth=1, engine_prefetch=1)
     async with served(tmp_path, settings, script=gate) as (client, handler, _):
         jobs = [handler.submit(PAYLOAD)]
-        await until(lambda: jobs[0].phase is Phase.RUNNING)
-        jobs.append(handler.submit(PAYLOAD))
-        response = await client.post("/prompt", json=PAYLOAD)
+        await in_phase(handler, "me", Phase.RUNNING)
+        jobs.append(handler.submit({"prompt": GRAPH}))
+        response = await client.post("/prompt", json={"prompt": GRAPH})
         fault(response, 429, "queue_full")
         assert int(response.headers["retry-after"]) >= 1
         gate.open.set()
@@ -119,121 +81,10 @@ async def test_any_exception_becomes_the_envelope():
 
 async def test_other_refusals_of_the_framework_are_the_callers(tmp_path):
     """Whatever status it has in mind."""
-    from starlette.exceptions import HTTPException
-
     request = Request({"type": "http", "method": "GET", "path": "/x", "headers": []})
     response = await error_answer(request, HTTPException(431, "too many headers"))
     assert response.status_code == 400
     assert b"too many headers" in response.body
-
-
-async def test_a_client_that_goes_away_cancels_its_job(tmp_path):
-    """Nothing runs for nobody."""
-    gate = Gate()
-    async with served(tmp_path, script=gate) as (client, handler, engine):
-        call = asyncio.create_task(client.post("/prompt", json=PAYLOAD))
-        await until(lambda: handler.find("me") and handler.find("me").phase is Phase.RUNNING)
-        call.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await call
-        await until(lambda: handler.find("me").phase is Phase.CANCELLED)
-        await until(lambda: engine.cancelled)
-
-
-async def test_a_job_is_interrupted_by_its_id(tmp_path):
-    """Its caller gets 499; a second time there is nothing to interrupt."""
-    gate = Gate()
-    async with served(tmp_path, script=gate) as (client, handler, _):
-        call = asyncio.create_task(client.post("/prompt", json=PAYLOAD))
-        await until(lambda: handler.find("me") and handler.find("me").phase is Phase.RUNNING)
-        first = await client.post("/interrupt", json={"id": "me"})
-        assert (first.status_code, first.json()) == (200, {"id": "me", "interrupted": "success"})
-        fault(await call, 499, "cancelled")
-        second = await client.post("/interrupt", json={"id": "me"})
-        assert (second.status_code, second.json()["interrupted"]) == (404, "failed")
-
-
-@pytest.mark.parametrize("body", [{}, {"id": ""}, {"id": 5}, [], "me"])
-async def test_an_interrupt_needs_an_id(tmp_path, body):
-    """400, and which key."""
-    async with served(tmp_path) as (client, _, _):
-        told = fault(await client.post("/interrupt", json=body), 400, "invalid_payload")
-    assert told["location"] == "id"
-
-
-async def test_a_job_can_be_looked_at(tmp_path):
-    """While it waits, runs and after its end; any text is an id."""
-    gate, odd = Gate(), "a/b c\nü"
-    async with served(tmp_path, script=gate) as (client, handler, _):
-        job = handler.submit({**PAYLOAD, "id": odd})
-        await until(lambda: job.phase is Phase.RUNNING)
-        running = (await client.get("/jobs/a%2Fb%20c%0A%C3%BC")).json()
-        assert (running["id"], running["status"], running["position"]) == (odd, "running", 0)
-        gate.open.set()
-        await (await handler.result(job)).close()
-        over = (await client.get("/jobs/a%2Fb%20c%0A%C3%BC")).json()
-        assert (over["status"], over["position"]) == ("succeeded", None)
-        fault(await client.get("/jobs/other"), 404, "not_found")
-        fault(await client.get("/jobs/other/events"), 404, "not_found")
-
-
-def blocks(text):
-    """Split server-sent events; a comment is a block without fields."""
-    return [
-        dict(line.split(": ", 1) for line in block.splitlines() if not line.startswith(":"))
-        for block in text.strip().split("\n\n")
-    ]
-
-
-async def test_events_are_streamed_until_the_end(tmp_path):
-    """Numbered, and resumed by Last-Event-ID."""
-    async with served(tmp_path) as (client, handler, _):
-        job = handler.submit(PAYLOAD)
-        response = await client.get("/jobs/me/events")
-        await (await handler.result(job)).close()
-        again = await client.get("/jobs/me/events", headers={"last-event-id": "2"})
-        odd = await client.get("/jobs/me/events", headers={"last-event-id": "x"})
-        huge = await client.get("/jobs/me/events", headers={"last-event-id": "9" * 5000})
-
-    events = blocks(response.text)
-    assert response.headers["content-type"].startswith("text/event-stream")
-    assert [int(event["id"]) for event in events] == list(range(1, len(events) + 1))
-    assert events[-1]["event"] == "succeeded"
-    assert blocks(again.text) == events[2:]
-    assert odd.text == huge.text == response.text
-
-
-@pytest.mark.parametrize(
-    ("query", "wanted"), [("", False), ("?previews=1", True), ("?previews=no", False)]
-)
-async def test_a_follower_may_ask_for_previews(tmp_path, query, wanted):
-    """Pictures are sent to who wants them."""
-    async with served(tmp_path) as (client, handler, _):
-        job = handler.submit(PAYLOAD)
-        await client.get(f"/jobs/me/events{query}")
-        assert job.wants_previews is wanted
-        await (await handler.result(job)).close()
-
-
-async def test_a_silent_job_keeps_its_stream_open(tmp_path):
-    """Comments go out while nothing happens; who goes away is no follower any more."""
-    gate = Gate()
-    before = asgi.KEEPALIVE_S
-    async with served(tmp_path, script=gate) as (client, handler, _):
-        job = handler.submit(PAYLOAD)
-        await until(lambda: job.phase is Phase.RUNNING)
-        stream = asgi._sse(job, 0, keepalive_s=0.01)
-        told = [await anext(stream) for _ in range(8)]
-        assert b": still here\n\n" in told
-        await stream.aclose()
-        assert not job.followed
-        async with client.stream("GET", "/jobs/me/events") as response:
-            await until(lambda: job.followed)
-            assert response.status_code == 200
-        await until(lambda: not job.followed)
-        gate.open.set()
-        await (await handler.result(job)).close()
-    assert before == asgi.KEEPALIVE_S
 
 
 async def test_models_are_listed(tmp_path):
@@ -279,7 +130,8 @@ async def test_a_body_over_the_operators_limit_is_refused(tmp_path):
         )
 
 
-def test_ids_are_any_text_in_a_path():
-    """The converter gives what it gets, both ways."""
-    converter = asgi.AnyText()
-    assert converter.convert("a/b\n") == converter.to_string("a/b\n") == "a/b\n"
+async def test_metrics_are_there_to_be_scraped(tmp_path):
+    """Beside the other routes."""
+    async with served(tmp_path) as (client, _, _):
+        await client.post("/prompt", json=PAYLOAD)
+        assert "comfyfn" in (await client.get("/metrics")).text

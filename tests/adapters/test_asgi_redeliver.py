@@ -57,6 +57,7 @@ async def test_async_is_accepted(kept):
     await handler.redelivery.drain(10)
 
     assert answer.status_code == 202
+    assert answer.headers["location"] == "/jobs/a%2Fjob"
     assert RedeliverAccepted.model_validate(answer.json()).id == "a/job"
     assert len(store.files) == 1
 

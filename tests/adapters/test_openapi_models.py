@@ -11,7 +11,7 @@ from adapters.openapi_models import (
     ErrorAnswer,
     HealthAnswer,
     InterruptAnswer,
-    JobAnswer,
+    JobRecord,
     ProbeAnswer,
     PromptAnswer,
 )
@@ -34,7 +34,7 @@ async def test_answers_are_of_the_documented_schema(tmp_path):
     ):
         prompt = {"prompt": GRAPH, "id": "me"}
         of_schema(PromptAnswer, (await client.post("/prompt", json=prompt)).json())
-        of_schema(JobAnswer, (await client.get("/jobs/me")).json())
+        of_schema(JobRecord, (await client.get("/jobs/me")).json())
         of_schema(HealthAnswer, (await client.get("/health")).json())
         of_schema(ProbeAnswer, (await client.get("/ready")).json())
         of_schema(InterruptAnswer, (await client.post("/interrupt", json={"id": "x"})).json())
@@ -46,7 +46,7 @@ async def test_answers_are_of_the_documented_schema(tmp_path):
         engine.script = dies
         of_schema(ErrorAnswer, (await client.post("/prompt", json=prompt)).json())
         failed = (await client.get("/jobs/me")).json()
-        of_schema(JobAnswer, failed)
+        of_schema(JobRecord, failed)
         of_schema(ErrorAnswer, failed["error"])
 
 

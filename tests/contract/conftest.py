@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from contract.file_server import FileServer, file_server
+from contract.storages import Storages, storages_in
 from live import LiveServer, live_server
 
 if TYPE_CHECKING:
@@ -31,4 +32,25 @@ def unprefixed_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live
     """Give a server that names files by the id alone."""
     home = tmp_path_factory.mktemp("unprefixed")
     with live_server(home, PREPEND_FILENAMES="false") as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def storages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storages]:
+    """Run every kind of storage."""
+    with storages_in(tmp_path_factory.mktemp("storages")) as running:
+        yield running
+
+
+@pytest.fixture(
+    scope="session",
+    params=["embedded", pytest.param("comfyui", marks=pytest.mark.comfyui)],
+)
+def uploading(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, storages: Storages
+) -> Iterator[LiveServer]:
+    """Give a server that is set up for all of them; once per engine."""
+    home = tmp_path_factory.mktemp(f"uploading-{request.param}")
+    env = {**storages.env, "STATE_DIR": str(home / "state")}
+    with live_server(home, request.param, **env) as running:
         yield running

@@ -68,7 +68,7 @@ async def test_outputs_stay_kept(tmp_path, store):
         await handler.redelivery.redeliver("job", to(store))
         await handler.redelivery.redeliver("job", to(store, "/third"))
     async with worker(tmp_path) as (later, _):
-        told = (await later.stored.public("job"))["stats"]["redelivery"]
+        told = (await later.stored.public("job"))["redelivery"]
         assert (told["status"], told["targets"]) == ("succeeded", ["http_upload"])
         await later.redelivery.redeliver("job", to(store, "/fourth"))
         folders = {path.split("/")[1] for path in store.files}
@@ -81,7 +81,7 @@ async def test_a_storage_may_refuse_again(tmp_path, store):
         store.replies.append(REFUSED)
         with pytest.raises(UploadFailed, match="not today"):
             await handler.redelivery.redeliver("job", to(store))
-        assert (await handler.stored.public("job"))["stats"]["redelivery"]["status"] == "failed"
+        assert (await handler.stored.public("job"))["redelivery"]["status"] == "failed"
 
         done = await handler.redelivery.redeliver("job", to(store))
         assert len(done.body["images"]) == 1
@@ -113,11 +113,11 @@ async def test_async_goes_on_behind_the_answer(tmp_path, store):
         begun = await handler.redelivery.redeliver("job", to(store, **{"async": True}))
         assert begun.accepted
         assert begun.body["status"] == "ok"
-        assert (await handler.stored.public("job"))["stats"] is None
+        assert (await handler.stored.public("job"))["redelivery"] is None
 
         store.gate.set()
         await handler.redelivery.drain(10)
-        told = (await handler.stored.public("job"))["stats"]["redelivery"]
+        told = (await handler.stored.public("job"))["redelivery"]
         assert told["status"] == "succeeded"
         assert [path for path in store.files if path.startswith("/again/")]
 

@@ -97,6 +97,18 @@ async def test_what_is_stored_elsewhere_is_its_url(tmp_path, url):
     assert len(raw) == answer.content_length()
 
 
+async def test_what_is_elsewhere_alone_is_its_url_as_well(tmp_path):
+    """An answer that is given again: the file is not here any more; a text still is."""
+    url = "s3://bucket/a.png"
+    stored = dataclasses.replace(of_file(tmp_path / "a.png", 3), path=None, url=url)
+    answer = Answer("j", HEAD, [stored, of_text("words")], TAIL)
+    raw = await joined(answer)
+
+    assert len(raw) == answer.content_length()
+    assert json.loads(raw)["images"] == [url]
+    assert json.loads(raw)["filenames"] == ["a.png"]
+
+
 async def test_an_answer_without_a_head_is_json_as_well(tmp_path):
     """No comma goes before the first key."""
     answer = Answer("j", {}, [of_file(tmp_path / "a", 3)], {})

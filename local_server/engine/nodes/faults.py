@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 CATEGORY = "test"
 SIZE = {"default": 64, "min": 1, "max": 16384, "step": 1}
 SEED = {"default": 0, "min": 0, "max": 2**64 - 1}
+BLOCK_BYTES = 1 << 20
 
 
 class OutOfMemoryError(RuntimeError):

@@ -11,7 +11,7 @@ import requests
 from botocore.exceptions import HTTPClientError
 from sources.puts import storing
 
-from handler.delivery.pinned import dialled, pinned_sender, pinned_session
+from handler.delivery.pinned import PinnedSender, dialled, pinned_session
 
 
 def client(endpoint, sender):
@@ -23,6 +23,8 @@ def client(endpoint, sender):
         aws_secret_access_key="SK",
     )
     made.meta.events.register_first("before-send.s3", sender)
+    close = made.close
+    made.close = lambda: (close(), sender.close())
     return made
 
 
@@ -34,7 +36,7 @@ async def test_boto3_goes_to_the_address_with_the_name(store):
     """The name is nowhere to be looked up."""
     endpoint = store.url(host="store.test").rstrip("/")
 
-    made = client(endpoint, pinned_sender(endpoint, "127.0.0.1", 5))
+    made = client(endpoint, PinnedSender(endpoint, "127.0.0.1", 5))
     answer = await put(made)
     made.close()
 
@@ -46,7 +48,7 @@ async def test_boto3_goes_to_the_address_with_the_name(store):
 async def test_boto3_is_not_led_to_another_host(store):
     """Nor to another port."""
     endpoint = store.url(host="store.test")
-    sender = pinned_sender("http://store.test:1", "127.0.0.1", 5)
+    sender = PinnedSender("http://store.test:1", "127.0.0.1", 5)
 
     made = client(endpoint, sender)
     with pytest.raises(HTTPClientError, match="another host"):
@@ -58,7 +60,7 @@ async def test_boto3_is_not_led_to_another_host(store):
 async def test_a_connection_that_fails_is_one_of_the_librarys_faults(free_port):
     """Which it tries again; the text has no address."""
     endpoint = f"http://store.test:{free_port}"
-    made = client(endpoint, pinned_sender(endpoint, "127.0.0.1", 5))
+    made = client(endpoint, PinnedSender(endpoint, "127.0.0.1", 5))
 
     with pytest.raises(HTTPClientError) as caught:
         await put(made)
@@ -73,7 +75,7 @@ async def test_boto3_verifies_the_name(certificate):
         for host, good in (("files.test", True), ("other.test", False)):
             endpoint = store.url(host=host)
             trust = ssl.create_default_context(cafile=chain)
-            made = client(endpoint, pinned_sender(endpoint, "127.0.0.1", 5, trust))
+            made = client(endpoint, PinnedSender(endpoint, "127.0.0.1", 5, trust))
             if good:
                 await put(made)
             else:

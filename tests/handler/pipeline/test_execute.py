@@ -272,3 +272,13 @@ def test_a_success_is_what_ran():
     """It goes on as it is."""
     ran = Ran(GRAPH, ["2"])
     assert judge_end(Succeeded(1), ran) is ran
+
+
+def test_outputs_that_are_told_under_one_node_are_all_noted(tmp_path):
+    """Those of a node that was expanded bear its name."""
+    record, _ = recorder(tmp_path)
+    record(NodeOutput("2", {"images": [{"filename": "a.png"}]}))
+    record(NodeOutput("2", {"images": [{"filename": "b.png"}]}))
+
+    names = [item["filename"] for item in record.ran.told["2"]["images"]]
+    assert names == ["a.png", "b.png"]

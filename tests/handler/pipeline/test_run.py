@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import random
+import time
 import zipfile
 
 import httpx
@@ -65,6 +66,19 @@ async def test_a_payload_passes_every_stage(tmp_path):
     assert left(tmp_path)
     await answer.close()
     assert left(tmp_path) == []
+
+
+async def test_the_engines_boot_is_waited_for_and_counts_for_nothing(made):
+    """It is no work of this job's, though it is of its total time."""
+    booted = asyncio.Event()
+    job = received()
+    work = asyncio.create_task(run(made(script=playing()), job, ready=booted.wait))
+    await asyncio.sleep(0.05)
+    assert job.job.phase is Phase.RECEIVED
+    booted.set()
+    begun = time.monotonic()
+    stats = (await work)["stats"]
+    assert stats["total_time"] <= (time.monotonic() - begun) * 1000
 
 
 async def test_without_conversion_there_is_no_such_phase(tmp_path):
@@ -141,12 +155,15 @@ def to(store, path="/up", **keys):
     return {"http_upload": {"url_prefix": store.url(path), **keys}}
 
 
-async def test_the_first_output_is_stored_before_the_second_node_ends(made, store, tmp_path):
+async def test_the_first_output_is_stored_before_the_second_node_ends(
+    made, store, tmp_path, caplog
+):
     """While the graph runs: by the store, by the phase, and by the timestamps."""
+    caplog.set_level("INFO", "comfyfn.delivery")
     gate = asyncio.Event()
     parts, job = made(script=playing(gate=gate)), received(TWO, **to(store))
     work = asyncio.create_task(run(parts, job))
-    await until(lambda: store.files)
+    await until(lambda: "stored http" in caplog.text)
     assert job.job.phase is not Phase.DELIVERING
     assert list(store.files) == ["/up/job_x_00001_.png"]
     gate.set()

@@ -36,6 +36,7 @@ def test_without_a_storage_there_is_none():
         ('{"webhook": "x"}', "one of s3, "),
         ('{"s3": null}', "one of s3, "),
         ('{"presigned": {"url": "https://e.org/x"}}', "one of s3, "),
+        ('{"htp_upload": {}}', "did you mean http_upload"),
         ('{"s3": {"prefix": "p/"}}', "s3.bucket: Field required"),
         ('{"s3": {"bucket": "b1", "prefx": "p/"}}', "did you mean prefix"),
         ('{"s3": {"bucket": "b1", "presign_s": 0}}', "s3.presign_s"),

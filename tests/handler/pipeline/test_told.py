@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from handler.pipeline.told import announced_files, is_output, is_temp, texts, without_folder
+from handler.pipeline.told import announced_files, is_output, is_temp, joined, texts, without_folder
 
 A, B, C = ({"filename": name} for name in ("a.png", "b.mp4", "c.glb"))
 
@@ -72,3 +72,14 @@ def test_the_jobs_folder_is_taken_out():
         "animated": [True],
     }
     assert told["one"]["subfolder"] == "mine"
+
+
+def test_what_a_node_was_expanded_to_tells_under_its_name():
+    """Several of them, one after the other: nothing is lost."""
+    first = {"images": [{"filename": "a"}], "text": "one", "n": [1]}
+    second = {"images": [{"filename": "b"}], "text": "two"}
+
+    both = joined(first, second)
+
+    assert both == {"images": [{"filename": "a"}, {"filename": "b"}], "text": "two", "n": [1]}
+    assert first["images"] == [{"filename": "a"}]

@@ -18,7 +18,7 @@ def test_fault_nodes_exist_only_when_asked_for() -> None:
     """Their names begin with Test, and no other's do."""
     added = set(catalog(test_faults=True)) - set(catalog(test_faults=False))
 
-    assert len(added) == 11
+    assert len(added) == 12
     assert all(name.startswith("Test") for name in added)
 
 
@@ -65,3 +65,15 @@ def test_a_file_can_be_written_silently(run: Any, folders: Folders) -> None:
     """Nothing is told of it."""
     assert run("TestSilentFile", name="a.bin", size_bytes=5) == ()
     assert (folders.output / "test_00001_a.bin").stat().st_size == 5
+
+
+def test_a_large_file_has_bytes_that_differ(run: Any, folders: Folders) -> None:
+    """The same for the same seed, of any size."""
+    size = 2 * (1 << 20) + 5
+    first = run("TestNoiseFile", name="a.mp4", size_bytes=size, seed=1).ui["gifs"][0]["filename"]
+    again = run("TestNoiseFile", name="b.mp4", size_bytes=size, seed=1).ui["gifs"][0]["filename"]
+    content = (folders.output / first).read_bytes()
+
+    assert len(content) == size
+    assert content == (folders.output / again).read_bytes()
+    assert len(set(content[:4096])) > 200
