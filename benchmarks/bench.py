@@ -31,6 +31,8 @@ from report import Table
 from specs import HERE, REPO, Spec, read_specs
 from speed import latency, load
 from targets import Target
+from webhooks import ENV as WEBHOOKS_ENV
+from webhooks import webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
 
     from report import Figures, Measured
 
-MEASURES = ("latency", "load", "cold", "leak", "big", "body", "imports", "download")
+MEASURES = ("latency", "load", "cold", "leak", "webhooks", "big", "body", "imports", "download")
 BODY_LIMIT = {"MAX_BODY_SIZE_MB": "200"}
 
 
@@ -52,6 +54,8 @@ class Effort:
     cold: int = 5
     leak_requests: int = 2000
     leak_s: float = 120.0
+    webhooks: int = 2000
+    webhooks_s: float = 180.0
     big: int = 3
     big_mb: int = 200
     body: int = 3
@@ -61,7 +65,16 @@ class Effort:
 
 
 QUICK = Effort(
-    latency=3, load=2, load_s=1.5, cold=3, leak_s=40.0, big=2, body=2, imports=3, download=1
+    latency=3,
+    load=2,
+    load_s=1.5,
+    cold=3,
+    leak_s=40.0,
+    webhooks=400,
+    big=2,
+    body=2,
+    imports=3,
+    download=1,
 )
 
 
@@ -78,6 +91,7 @@ def measure(
         "load": lambda: load(made(), effort.load, effort.load_s),
         "cold": lambda: cold(made(boot_s=BOOT_S), effort.cold),
         "leak": lambda: leak(made(), effort.leak_requests, effort.leak_s),
+        "webhooks": lambda: webhooks(made(env=WEBHOOKS_ENV), effort.webhooks, effort.webhooks_s),
         "big": lambda: big(made(), effort.big, effort.big_mb),
         "body": lambda: body(made(env=BODY_LIMIT), effort.body),
         "imports": lambda: asyncio.to_thread(imports, effort.imports),
@@ -135,10 +149,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--targets-file", type=Path, action="append", default=[],
                         help="more targets, a TOML file like targets.toml")  # fmt: skip
     parser.add_argument("--product", default="comfyfn", help="the target held to the goals")
-    parser.add_argument("--quick", action="store_true", help="fewer rounds: about 3 minutes")
+    parser.add_argument("--quick", action="store_true", help="fewer rounds: about 4 minutes")
     parser.add_argument("--rounds", type=int, help="rounds of every measure")
     parser.add_argument("--seconds", type=float, help="of one burst of load")
-    parser.add_argument("--requests", type=int, help="of leak")
+    parser.add_argument("--requests", type=int, help="of leak and webhooks")
     parser.add_argument("--size-mb", type=int, help="of the output of big, in MiB")
     parser.add_argument("--file-mb", type=int, help="of each file of download, in MiB")
     parser.add_argument("--scratch", type=Path, default=REPO / "bench-scratch")
@@ -154,7 +168,7 @@ def effort_of(args: argparse.Namespace) -> Effort:
         given |= dict.fromkeys(("latency", "load", "cold", "big", "body", "imports"), args.rounds)
         given["download"] = args.rounds
     named = {"load_s": args.seconds, "leak_requests": args.requests, "big_mb": args.size_mb}
-    named["download_mib"] = args.file_mb
+    named |= {"webhooks": args.requests, "download_mib": args.file_mb}
     given |= {name: value for name, value in named.items() if value is not None}
     return dataclasses.replace(effort, **given)
 

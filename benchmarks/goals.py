@@ -24,6 +24,8 @@ COLD_CLOCK_S = 0.05
 RSS_MB = 150.0
 # Flat: what the server holds at the end over what it held after a quarter of the requests.
 RSS_GROWTH_MB = 10.0
+# What a worker has in STATE_DIR without any job: its name, its sign of life.
+STATE_FILES = 4
 BIG_GROWTH_MB = 64.0
 # Three files of 1 GiB: seconds of wall clock and of CPU; None for none set.
 DOWNLOAD_S = {FREE: (6.0, 4.0), SLOW: (20.0, None)}
@@ -53,7 +55,13 @@ def judge(figures: dict[str, Figures], product: str) -> list[Verdict]:
     for name, goals in (("latency", _latency), ("load", _load)):
         if name in figures:
             verdicts += goals(of_product[name], figures[name].get(FLOOR, {}))
-    for name, alone in (("cold", _cold), ("leak", _leak), ("big", _big), ("download", _download)):
+    for name, alone in (
+        ("cold", _cold),
+        ("leak", _leak),
+        ("webhooks", _webhooks),
+        ("big", _big),
+        ("download", _download),
+    ):
         if name in figures:
             verdicts += alone(of_product[name])
     verdicts += [_without_errors(name, found) for name, found in of_product.items() if found]
@@ -127,6 +135,21 @@ def _leak(found: Figures) -> Iterator[Verdict]:
     goal, limit = "RSS flat after the first quarter", f"<= +{RSS_GROWTH_MB:.0f} MB"
     yield Verdict(goal, f"{end - quarter:+.1f} MB", limit, end - quarter <= RSS_GROWTH_MB)
     yield Verdict("files left behind", str(found["files_left"]), "0", found["files_left"] == 0)
+
+
+def _webhooks(found: Figures) -> Iterator[Verdict]:
+    if not found or not found["marks"][-1]["rss_mb"]:
+        yield _not_measured("jobs with webhooks", f"<= +{RSS_GROWTH_MB:.0f} MB")
+        return
+    marks, last = found["marks"], found["marks"][-1]
+    quarter = next(mark for mark in marks if mark["jobs"] >= last["jobs"] / 4)
+    grown = last["rss_mb"] - quarter["rss_mb"]
+    goal, limit = f"RSS flat over {last['jobs']} webhooks", f"<= +{RSS_GROWTH_MB:.0f} MB"
+    yield Verdict(goal, f"{grown:+.1f} MB", limit, grown <= RSS_GROWTH_MB)
+    left = sum(marks[-2]["files"][part] for part in ("active", "pending", "dead"))
+    yield Verdict("webhooks left when all are told", str(left), "0", left == 0)
+    files, most = last["files"]["all"], f"<= {STATE_FILES}"
+    yield Verdict("state files after the retention", str(files), most, files <= STATE_FILES)
 
 
 def _big(found: Figures) -> Iterator[Verdict]:

@@ -180,6 +180,9 @@ class Entrance:
     ) -> Entered | None:
         """Enter a job into the ledger, which then knows those of its id that run here."""
         joinable: list[Job] = []
+        last = self._jobs.find(request.id) if request.id is not None else None
+        if last is not None and last.phase.final:
+            await self._ledger.written(last.uid)  # else it stands in the way a moment longer
         try:
             for other in self._same(job, request):
                 if self._joinable(other):
@@ -241,7 +244,8 @@ class Entrance:
             raise error
 
     def _mine(self, job: Job, request: PromptRequest) -> Entry:
-        head = echo(request, job.id, request.prompt)
+        # Who waits is answered with what the run makes of the request.
+        head = echo(request, job.id, request.prompt) if job.asynchronous else {}
         return Entry(job.id, job, job, None, head, job.asynchronous)
 
     def _joined(

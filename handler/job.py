@@ -321,12 +321,13 @@ class JobBoard:
         self._retention_s = retention_s
         self._most = most
         self._jobs: dict[str, Job] = {}
+        self._live: dict[str, Job] = {}  # and those that ended since somebody looked
         self._by_id: dict[str, list[Job]] = {}
         self._fresh: collections.deque[Job] = collections.deque()
 
     def add(self, job: Job) -> None:
         """Take a job in."""
-        self._jobs[job.uid] = job
+        self._jobs[job.uid] = self._live[job.uid] = job
         self._by_id.setdefault(job.id, []).append(job)
         self._fresh.append(job)
         if len(self._fresh) > FRESH_JOBS:
@@ -352,14 +353,17 @@ class JobBoard:
 
     def active(self, job_id: str | None = None) -> list[Job]:
         """List the jobs that have not ended, of one id or all."""
-        jobs = self._jobs.values() if job_id is None else self._by_id.get(job_id, [])
-        return [job for job in jobs if not job.phase.final]
+        if job_id is not None:
+            return [job for job in self._by_id.get(job_id, []) if job.finished_at is None]
+        for job in [job for job in self._live.values() if job.finished_at is not None]:
+            del self._live[job.uid]
+        return list(self._live.values())
 
     def _expire(self) -> None:
         horizon = time.time() - self._retention_s
         excess = len(self._jobs) - self._most
         if excess > 0:  # only records count: a full queue must not push them out
-            excess -= sum(not job.phase.final for job in self._jobs.values())
+            excess -= len(self.active())
         for job in list(self._jobs.values()):
             if job.finished_at is None:
                 continue
@@ -370,6 +374,7 @@ class JobBoard:
 
     def _remove(self, job: Job) -> None:
         del self._jobs[job.uid]
+        self._live.pop(job.uid, None)
         same = self._by_id[job.id]
         same.remove(job)
         if not same:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from handler.errors import HandlerError, NotFound, StateUnavailable
 from handler.state.behind import Behind, create_newest
-from handler.state.cancels import Cancels
+from handler.state.cancels import Cancels, Waits
 from handler.state.event_log import LoggedEvent
 from handler.state.kept import output_name
-from handler.state.records import JobRecord, OutputRecord
+from handler.state.records import EVENTS_TAIL, JobRecord, OutputRecord
 from handler.state.tending import tend
 
 if TYPE_CHECKING:
@@ -38,6 +38,11 @@ RECORD_AFTER_S = 0.5
 """A job that is over sooner is written once, at its end."""
 LOOK_FOR_CANCELS_S = 2.0
 FLUSH_S = 5.0
+PLAIN_S = 5.0
+"""A job that nobody will ask for elsewhere waits so long for the place that all share."""
+KEEP_PLAIN_S = 30.0
+AWAY_S = 10.0
+"""So long it does not wait at all, after the place did not answer."""
 CLOSE_S = 2.5
 """For each of its three steps: a place that is gone must not hold up the end."""
 _HAPPENED = frozenset({"phase", "output", "succeeded", "failed", "cancelled"})
@@ -73,6 +78,7 @@ class Ledger:
         self._timers: dict[str, tuple[asyncio.TimerHandle, Job]] = {}
         self._begun: dict[str, Job] = {}
         self._behind: Behind | None = None
+        self._away_until = 0.0
 
     def __repr__(self) -> str:
         return f"<Ledger {self._state and self._state.store!r}>"
@@ -189,13 +195,40 @@ class Ledger:
                     hint="is STATE_DIR writable?",
                 )
             return None
+        record = self._record(job, state)
         if known_only:
-            return await state.admission.known(self._record(job, state))
-        entered = await state.admission.enter(self._record(job, state))
+            return await state.admission.known(record)
+        if job.key is not None or job.asynchronous:
+            entered = await state.admission.enter(record)
+        else:
+            plain = await self._enter_plain(record, state)
+            if plain is None:
+                return None
+            entered = plain
         if entered.record.uid == job.uid:
             self._begun[job.uid] = job
             job.listener = partial(self._told, job)
         return entered
+
+    async def _enter_plain(self, record: JobRecord, state: State) -> Entered | None:
+        """Enter a job that is run all the same where the place does not answer."""
+        if self.away:
+            return None
+        try:
+            async with asyncio.timeout(PLAIN_S):
+                return await state.admission.enter(record)
+        except (StateUnavailable, TimeoutError) as fault:
+            self._went_away()
+            log.warning("job %s is run, and not recorded: %s", record.id, fault)
+            return None
+
+    @property
+    def away(self) -> bool:
+        """Whether the place has not answered lately."""
+        return time.monotonic() < self._away_until
+
+    def _went_away(self) -> None:
+        self._away_until = time.monotonic() + AWAY_S
 
     def follow(self, job: Job) -> None:
         """Have a job written that was not entered, once it has lasted a while."""
@@ -306,30 +339,25 @@ class Ledger:
             await self._behind.flush()
             await state.recorder.settle_all()
 
-    async def keep(self, job: Job, outputs: Sequence[Output], folder: Path) -> None:
+    async def keep(
+        self, job: Job, outputs: Sequence[Output], folder: Path, limit_s: float | None = None
+    ) -> None:
         """Keep the outputs that nobody can fetch elsewhere; the job's record names them.
 
         Args:
             folder: for the files of texts.
+            limit_s: the longest that this may take; None for whatever it takes.
         """
         job.hold(outputs)
         try:
             state = await self.opened()
-            if state is None:
-                return
-            names: list[str] = []
-            for output in outputs:
-                name = output_name(output.filename, names)
-                path = output.path
-                if path is None and output.url is None:
-                    path = await asyncio.to_thread(_as_file, output, folder / name)
-                kept = False
-                if path is not None and output.url is None:
-                    kept = await state.kept.put(job.uid, name, path, time.time())
-                names.append(name if kept else "")
-            job.hold(outputs, names)
+            if state is not None:
+                async with asyncio.timeout(limit_s):
+                    job.hold(outputs, await _kept(state, job.uid, outputs, folder))
         except (HandlerError, OSError) as fault:
-            log.error("job %s: its outputs are not kept: %s", job.id, fault)
+            if not isinstance(fault, FileNotFoundError):
+                self._went_away()
+            log.error("job %s: its outputs are not kept: %s", job.id, fault or "it takes too long")
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -377,7 +405,27 @@ class Ledger:
     async def wait(self, record: JobRecord) -> JobRecord:
         """Wait until a run is over, wherever it runs."""
         state = await self.opened()
-        return record if state is None else await state.store.wait(record)
+        if state is None or record.final:
+            return record
+        if record.key is not None or not self.shared:  # it goes on, whoever waits
+            return await state.store.wait(record)
+        waits = Waits(state.store, state.instance.id)
+        try:
+            await waits.begin(record)
+            return await state.store.wait(record)
+        finally:
+            self._spawn(_left(waits, record), f"left-{record.id}")
+
+    async def wanted(self, job: Job) -> bool:
+        """Tell whether a caller waits for a job of ours at another worker."""
+        state = self._state
+        if state is None or not self.shared or job.uid not in self._begun:
+            return False
+        try:
+            return await Waits(state.store, state.instance.id).any(job.uid)
+        except HandlerError as fault:
+            log.warning("callers of other workers cannot be seen: %s", fault.message)
+            return False
 
     async def events(self, record: JobRecord, after: int) -> AsyncIterator[LoggedEvent]:
         """Give a run's events from `after` on until it is over, also where another worker has it.
@@ -448,8 +496,28 @@ class Ledger:
                 log.warning("cancels of other workers cannot be seen: %s", fault.message)
 
 
+async def _left(waits: Waits, record: JobRecord) -> None:
+    with contextlib.suppress(HandlerError):  # at worst a job goes on that nobody waits for
+        await waits.end(record)
+
+
 async def _lost(record: JobRecord) -> None:
     log.warning("job %s was with a worker that is gone: it failed", record.id)
+
+
+async def _kept(state: State, uid: str, outputs: Sequence[Output], folder: Path) -> list[str]:
+    """Keep outputs; give the name of each, "" where it is not kept."""
+    names: list[str] = []
+    for output in outputs:
+        name = output_name(output.filename, names)
+        path = output.path
+        if path is None and output.url is None:
+            path = await asyncio.to_thread(_as_file, output, folder / name)
+        kept = False
+        if path is not None and output.url is None:
+            kept = await state.kept.put(uid, name, path, time.time())
+        names.append(name if kept else "")
+    return names
 
 
 def _moved(record: JobRecord, phase: str, now: float) -> JobRecord:
@@ -459,10 +527,7 @@ def _moved(record: JobRecord, phase: str, now: float) -> JobRecord:
 
 def _ended(job: Job, record: JobRecord) -> JobRecord:
     """Give the record of a job that is over."""
-    happened = [event for event in job.events if event.type in _HAPPENED]
-    record = replace(record, events=())
-    for event in happened:
-        record = record.told({"seq": event.seq, "type": event.type, "data": event.data})
+    happened = [event for event in job.events if event.type in _HAPPENED][-EVENTS_TAIL:]
     names = job.kept or ("",) * len(job.outputs)
     return replace(
         record,
@@ -473,6 +538,7 @@ def _ended(job: Job, record: JobRecord) -> JobRecord:
         outputs=tuple(
             _output(output, name) for output, name in zip(job.outputs, names, strict=True)
         ),
+        events=tuple({"seq": one.seq, "type": one.type, "data": one.data} for one in happened),
     )
 
 

@@ -165,7 +165,7 @@ class Redelivery:
             if not one.whole:
                 filename = str(one.facts.get("filename") or one.name)
                 raise _gone(record, f"{filename} is not kept", {"filename": filename})
-        if not any(one.kept for one in record.outputs):
+        if all(one.facts.get("text") is not None for one in record.outputs):
             raise _gone(record, "it has no files", {})
 
     async def _run(self, record: JobRecord, targets: Sequence[Target]) -> dict[str, Any]:

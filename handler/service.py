@@ -183,6 +183,7 @@ class Handler:
         await asyncio.gather(*self._closing, return_exceptions=True)
         await self._turns.close()
         await self._endings.close()
+        await self._parts.providers.close()
         await self._ledger.close()
         self._parts.converters.shutdown(wait=False, cancel_futures=True)
         await self._parts.media.close()
@@ -317,7 +318,17 @@ class Handler:
     def _unless_wanted(self, job: Job) -> None:
         """Cancel a job when the last of its callers has gone."""
         wanted = job.asynchronous or job.answered is not None or job.joined > 0
-        if job.key is None and not wanted:
+        if job.key is not None or wanted or job.phase.final:
+            return
+        if not self._ledger.shared:
+            self._cancel(job)
+            return
+        task = asyncio.create_task(self._unless_wanted_elsewhere(job), name=f"left-{job.id}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    async def _unless_wanted_elsewhere(self, job: Job) -> None:
+        if not await self._ledger.wanted(job) and not job.joined:
             self._cancel(job)
 
     def _stop_jobs(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import orjson
 from moto.server import ThreadedMotoServer
 
 from handler.settings import Settings
@@ -91,6 +92,6 @@ async def killed(
         )
         await state.admission.enter(record)
         await state.store.update(record.id, record.uid, lambda one: replace(one, phase="running"))
-        old = b'{"at": 1000}'
+        old = orjson.dumps({"at": time.time() - 3600})
         await asyncio.to_thread(state.store.blobs.mark, f"instances/{state.instance.id}", old)
     return record

@@ -396,9 +396,9 @@ class ComfyEngine:
     async def run(self, prompt: EnginePrompt, on_event: OnEvent) -> End:
         if self._state in (EngineState.FAILED, EngineState.STOPPED):
             raise NotReady(f"the engine is {self._state.value}: {self._reason}")
-        if self._process is not None:
-            on_event = self._process.lines.listening(on_event)
-        end = await self._runs.run(prompt, on_event)
+        lines = None if self._process is None else self._process.lines.listening(on_event)
+        with lines or contextlib.nullcontext(on_event) as heard:
+            end = await self._runs.run(prompt, heard)
         self._meter.ran()
         if isinstance(end, Succeeded):
             self._failures = 0

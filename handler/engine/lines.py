@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
+import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from handler.log_context import current_mark, job_context
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from handler.engine.base import OnEvent
     from handler.engine.events import EngineEvent
@@ -19,9 +22,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("comfyfn.comfyui")
 # ComfyUI tells that a run has ended, and prints how long it took after that.
 LAST_WORDS_S = 0.5
+_LAST_WORDS = "Prompt executed in "
 _COLOURS = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 _TROUBLE = re.compile("error|exception|warning|critical|fatal|failed", re.IGNORECASE)
 _TRACEBACK = "Traceback (most recent call last)"
+
+
+@dataclass(slots=True, eq=False)
+class _Run:
+    """What the engine was handed.
+
+    Attributes:
+        mark: of its job.
+        done: its last words were read.
+    """
+
+    mark: JobMark | None
+    done: bool = False
 
 
 class EngineLines:
@@ -33,27 +50,42 @@ class EngineLines:
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        # One value, set at once: two threads read and write it.
-        self._works_on: tuple[JobMark | None, float | None] = (None, None)
+        self._lock = threading.Lock()
+        self._begun: _Run | None = None
+        self._until: float | None = None
+        self._handed: list[_Run] = []
         self._in_traceback = False
 
-    def listening(self, on_event: OnEvent) -> OnEvent:
+    @contextlib.contextmanager
+    def listening(self, on_event: OnEvent) -> Iterator[OnEvent]:
         """Give a listener for one run that also notes when the engine works on it.
 
-        Called in the context of the run's job, which is the one that lines are then said of.
+        Enter it in the context of the run's job, which is the one that lines are then said of, and
+        before the engine is handed the run: a short one is over before its beginning is told.
         """
         from handler.engine.events import Failed, Gone, Interrupted, Started, Succeeded
 
-        mark, ends = current_mark(), (Succeeded, Failed, Interrupted, Gone)
+        run, ends = _Run(current_mark()), (Succeeded, Failed, Interrupted, Gone)
 
         def listen(event: EngineEvent) -> None:
             if isinstance(event, Started):
-                self._works_on = (mark, None)
-            elif isinstance(event, ends) and self._works_on == (mark, None):
-                self._works_on = (mark, self._clock() + LAST_WORDS_S)
+                with self._lock:
+                    self._forget(run)
+                    self._begun, self._until = run, None
+            elif isinstance(event, ends):
+                with self._lock:
+                    self._forget(run)
+                    if self._begun is run:
+                        self._until = self._clock() + LAST_WORDS_S
             on_event(event)
 
-        return listen
+        with self._lock:
+            self._handed.append(run)
+        try:
+            yield listen
+        finally:
+            with self._lock:
+                self._forget(run)
 
     def tell(self, line: str, *, passing: bool = False) -> None:
         """Log a line, without colours.
@@ -62,9 +94,24 @@ class EngineLines:
             passing: a state of a progress bar that the next one overwrites.
         """
         text = _COLOURS.sub("", line)
-        mark, until = self._works_on
-        with job_context(mark if until is None or self._clock() < until else None):
+        with self._lock:
+            run = self._speaks()
+            if run is not None and text.startswith(_LAST_WORDS):
+                run.done = True
+                self._forget(run)
+        with job_context(run.mark if run is not None else None):
             log.log(logging.DEBUG if passing else self._level(text), "%s", text)
+
+    def _speaks(self) -> _Run | None:
+        """Give the run that a line is of: an engine that is done with one takes the next."""
+        begun, until = self._begun, self._until
+        if begun is not None and not begun.done and (until is None or self._clock() < until):
+            return begun
+        return self._handed[0] if self._handed else None
+
+    def _forget(self, run: _Run) -> None:
+        if run in self._handed:
+            self._handed.remove(run)
 
     def _level(self, text: str) -> int:
         if self._in_traceback:

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from handler.log_context import JobMark, speak_of
 from handler.outbox.lanes import Lanes
 from handler.outbox.letter_file import BrokenLetter
 from handler.outbox.records import Delivery
@@ -116,6 +117,7 @@ class Deliveries:
         self._changed.set()
 
     async def _try(self, letter: Posted) -> None:
+        speak_of(JobMark(letter.job_id))
         begun = time.monotonic()
         answer = None
         try:

@@ -253,7 +253,11 @@ class Journal:
 
     def pending(self) -> list[Posted]:
         """List the pending letters of all processes, oldest first, then the promises."""
-        return _listed(self._folder.glob(f"{_OWN}*/[!.]*"))
+        found: list[Path] = []
+        for folder in self._folder.glob(f"{_OWN}*"):
+            with contextlib.suppress(FileNotFoundError):  # its process ends, or it is taken over
+                found += folder.glob("[!.]*")
+        return _listed(found)
 
     def dead_sizes(self) -> dict[str, int]:
         """Give the sizes of the dead letters' files in bytes by id, oldest first."""

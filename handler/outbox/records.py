@@ -99,6 +99,11 @@ class Posted:
     promise: bool = False
 
     @property
+    def job_id(self) -> str:
+        """The job that it tells of: posts of the older form, which are not signed, are numbered."""
+        return self.message_id if self.signed else self.message_id.rpartition("-")[0]
+
+    @property
     def age_key(self) -> tuple[bool, float, str]:
         """Sort by this for the order in which letters were posted; promises come last."""
         return self.promise, self.created, self.id

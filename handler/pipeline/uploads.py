@@ -8,6 +8,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from handler.log_context import current_mark, job_context
 from handler.pipeline.collect import open_output
 from handler.pipeline.convert import Conversion
 from handler.pipeline.told import announced_files, is_output
@@ -47,6 +48,7 @@ class Uploads:
         self._parts = parts
         self._delivery = delivery
         self._conversion = Conversion(received, parts)
+        self._mark = current_mark()
         self._early: dict[Key, _Early] = {}
         self._final: dict[Output, asyncio.Task[Output]] = {}
         self._turn = asyncio.Lock()  # opened one after the other, as they are collected
@@ -64,8 +66,9 @@ class Uploads:
             key = _key(node_id, item)
             if not is_output(item, temp=request.include_temp) or key in self._early:
                 continue
-            read = asyncio.create_task(self._read(node_id, item, graph))
-            final = asyncio.create_task(self._onward(read, self._newest))
+            with job_context(self._mark):  # the engine's own task tells us
+                read = asyncio.create_task(self._read(node_id, item, graph))
+                final = asyncio.create_task(self._onward(read, self._newest))
             self._early[key] = _Early(read, final)
             self._newest = final
 

@@ -101,6 +101,9 @@ class JobRecord:
         return replace(self, events=(*self.events, event)[-EVENTS_TAIL:])
 
 
+_FIELDS = fields(JobRecord)
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """Who has an idempotency key.
@@ -122,10 +125,11 @@ class Claim:
 
 def encode(record: JobRecord) -> bytes:
     """Write a record as JSON; lone surrogates and keys that are no texts do not stop it."""
-    told = {"format": FORMAT, **asdict(record)}
+    told = {"format": FORMAT, **{spec.name: getattr(record, spec.name) for spec in _FIELDS}}
     try:
         return orjson.dumps(told, option=orjson.OPT_NON_STR_KEYS)
     except TypeError:  # ComfyUI's JSON may hold lone surrogates, which no UTF-8 has
+        told = {"format": FORMAT, **asdict(record)}
         return orjson.dumps(_sound(told), option=orjson.OPT_NON_STR_KEYS)
 
 

@@ -283,12 +283,14 @@ class StateStore:
         after = f"recent/{stamp(horizon)[:6]}/{stamp(horizon)}"
         while keys := await self.call(partial(self.blobs.names, "recent/", after, 500)):
             after = keys[-1]
-            for key, record in zip(keys, await self._recorded(keys), strict=True):
-                if record is None:
-                    await self.call(partial(self.blobs.remove, key))
-                elif record.final and _expires(record, retention_s, outputs_s) <= now:
-                    await self.delete(record)
-                    removed += 1
+            for start in range(0, len(keys), _BATCH):  # many records at once are much memory
+                batch = keys[start : start + _BATCH]
+                for key, record in zip(batch, await self._recorded(batch), strict=True):
+                    if record is None:
+                        await self.call(partial(self.blobs.remove, key))
+                    elif record.final and _expires(record, retention_s, outputs_s) <= now:
+                        await self.delete(record)
+                        removed += 1
         await self.call(partial(self.blobs.sweep, now))
         return removed
 

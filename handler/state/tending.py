@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from handler.state.records import JobRecord
 
 log = logging.getLogger("comfyfn.state")
+LEAST_S = 5.0
+"""Between two expiries, however short the retention is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,13 @@ class Rhythm:
 
     beat_s: float = 15.0
     expire_s: float = 300.0
+
+    @classmethod
+    def of(cls, state: State) -> Rhythm:
+        """Keep nothing much longer than was promised: a short retention is looked after sooner."""
+        shortest = min(filter(None, (state.retention_s, state.outputs_s)), default=0.0)
+        expire_s = min(cls().expire_s, max(LEAST_S, shortest / 4))
+        return cls(min(cls().beat_s, expire_s), expire_s)
 
 
 async def tend(
@@ -38,15 +47,16 @@ async def tend(
     Args:
         ended: told of each job of a lost worker that we have failed.
     """
-    rhythm = rhythm or Rhythm()
-    expired = time.monotonic()
+    rhythm = rhythm or Rhythm.of(state)
+    # Soon after the start: many a worker does not live long, and yet its folder must not grow.
+    due = time.monotonic() + rhythm.beat_s
     while True:
         try:
             await state.instances.beat(time.time())
             for record in await state.instances.orphans(time.time(), time.monotonic()):
                 await ended(record)
-            if time.monotonic() - expired >= rhythm.expire_s:
-                expired = time.monotonic()
+            if time.monotonic() >= due:
+                due = time.monotonic() + rhythm.expire_s
                 await expire(state, time.time())
         except StateUnavailable as fault:
             log.warning("the state cannot be tended: %s", fault.message)

@@ -77,7 +77,7 @@ def _nodes(job: Job, ran: Ran, begun: float, ended: float) -> Iterator[SpanFacts
     """Lay out the nodes: each ends where the next one begins, as ComfyUI tells no other end."""
     order = sorted(ran.node_ms.items(), key=lambda entry: entry[1])[:NODES_MOST]
     starts = [min(max(at_ms / 1000, begun), ended) for _, at_ms in order]
-    for (node_id, _), start, end in zip(order, starts, [*starts[1:], ended], strict=True):
+    for (node_id, _), start, end in zip(order, starts, [*starts, ended][1:], strict=True):
         class_type = _short(str(ran.graph.get(node_id, {}).get("class_type", "")))
         told: dict[str, str | int] = {
             "comfyfn.node.id": _short(node_id),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import email
 import json
 from dataclasses import replace
@@ -261,3 +262,56 @@ async def test_what_is_stored_elsewhere_still_comes_raw(tmp_path):
 
     assert response.content == b"png"
     assert response.headers["x-output-url"] == "https://h/a%20b%0D%0Ax?sig=1%2F&y=%C3%BC"
+
+
+def at_url(path, url="s3://b/ü x.png"):
+    """An output of an answer that is given again: the file is at its URL alone."""
+    return dataclasses.replace(of_file(path, b"png"), path=None, url=url)
+
+
+async def test_what_is_elsewhere_alone_is_not_sent_raw(tmp_path):
+    """The next that fits is, or the JSON with its URL."""
+    stored = at_url(tmp_path / "a.png")
+    here = of_file(tmp_path / "b.png", b"here")
+
+    assert (await sent([stored, here], "image/*")).content == b"here"
+    assert (await sent([stored], "image/*")).status_code == 406
+    told = await sent([stored], "image/*, application/json")
+    assert told.json()["images"] == ["s3://b/ü x.png"]
+
+
+async def test_a_part_of_what_is_elsewhere_is_its_url(tmp_path):
+    """An empty one."""
+    outputs = [at_url(tmp_path / "a.png"), of_text("said")]
+    response = await sent(outputs, "multipart/mixed")
+    head = f"Content-Type: {response.headers['content-type']}\r\n\r\n".encode()
+    stored, text = email.message_from_bytes(head + response.content).get_payload()
+
+    assert (stored.get_payload(decode=True), text.get_payload(decode=True)) == (b"", b"said")
+    assert (stored["Content-Length"], stored["X-Output-Url"]) == ("0", "s3://b/%C3%BC%20x.png")
+    assert "X-Output-Url" not in text
+
+
+@pytest.mark.parametrize("accept", ["", "image/*", "multipart/mixed", "video/mp4"])
+async def test_the_routes_headers_are_in_every_form(tmp_path, accept):
+    """And the job's id, also where the engine is known from the figures alone."""
+    picture = of_file(tmp_path / "a.png", b"x")
+    answers = [
+        Answer("j", {}, [picture], {"stats": {"engine": EMBEDDED}}),
+        Answer("j", {}, [picture], {"stats": {}}),
+    ]
+    told = []
+    for answer in answers:
+
+        async def app(scope, receive, send, answer=answer):
+            more = {"Idempotent-Replayed": "true", "X-Comfyfn-Id": "other"}
+            await AnswerResponse(answer, accepted_form(accept), more)(scope, receive, send)
+
+        async with serving(app) as client:
+            told.append((await client.get("/")).headers)
+
+    for headers in told:
+        assert headers["idempotent-replayed"] == "true"
+        assert headers.get_list("x-comfyfn-id") == ["other"]
+    assert told[0]["x-comfyfn-engine"] == "embedded 0.3.64"
+    assert "x-comfyfn-engine" not in told[1]

@@ -67,6 +67,11 @@ async def test_an_id_may_read_like_a_route(tmp_path, job_id):
         assert (await client.post(f"{location}/cancel")).json()["id"] == job_id
 
 
+def happened(events):
+    """Leave the steps of progress out: on disk the newest take the place of others."""
+    return [event for event in events if event["event"] != "progress"]
+
+
 async def test_a_job_is_known_after_a_restart(tmp_path):
     """Its record, its events, its result and its outputs."""
     async with served(tmp_path) as (client, _, _):
@@ -82,7 +87,7 @@ async def test_a_job_is_known_after_a_restart(tmp_path):
     assert set(after) == set(before)
     known = ("id", "status", "created_at", "finished_at", "outputs", "error", "adapter")
     assert {key: after[key] for key in known} == {key: before[key] for key in known}
-    assert told(again) == events
+    assert happened(told(again)) == happened(events)
     assert base64.b64decode(result["images"][0]) == output.content == PIXEL
 
 
@@ -295,16 +300,17 @@ async def test_a_result_that_was_given_away_is_gone(tmp_path):
 @contextlib.asynccontextmanager
 async def silent_server():
     """A server that takes connections and says nothing; give its URL."""
-    left = asyncio.Event()
+    came, left = asyncio.Event(), asyncio.Event()
 
     async def serve(reader, writer):
+        came.set()
         await reader.read()
         writer.close()
         left.set()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     try:
-        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.png", left
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/x.png", came, left
     finally:
         server.close()
 
@@ -330,10 +336,11 @@ async def test_a_job_is_cancelled_before_the_engine_is_there(tmp_path):
 
 async def test_a_job_is_cancelled_while_it_fetches(tmp_path):
     """The download ends with it."""
-    async with silent_server() as (url, left), served(tmp_path, LOCAL) as (client, handler, _):
+    async with silent_server() as (url, came, left), served(tmp_path, LOCAL) as (client, _, _):
         load = {"class_type": "LoadImage", "inputs": {"image": url}}
         await accepted(client, "me", prompt={"1": load, "2": GRAPH["2"]})
-        await in_phase(handler, "me", Phase.FETCHING)
+        await asyncio.wait_for(came.wait(), 10)
+        assert (await client.get("/jobs/me")).json()["status"] == "fetching"
         await cancelled(client, "me")
         await asyncio.wait_for(left.wait(), 10)
 

@@ -21,11 +21,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from handler.outbox.records import Posted
     from live import LiveServer
     from receiver import Post, Receiver
 
-Manner = Callable[[socket.socket, threading.Event], None] if TYPE_CHECKING else Any
+    from handler.outbox.records import Posted
+
+    Manner = Callable[[socket.socket, threading.Event], None]
 
 
 def hook_env(state: Path, **more: str) -> dict[str, str]:

@@ -30,6 +30,8 @@ def follow(server: LiveServer, job_id: str, last: int = 0) -> list[Event]:
     """Read a job's events until the stream ends."""
     headers = {"Last-Event-ID": str(last)} if last else {}
     answer = server.get(f"/jobs/{job_id}/events", headers=headers)
+    if answer.status_code == 204:  # the last event was seen
+        return []
     assert answer.headers["content-type"].startswith("text/event-stream")
     return parse(answer.text)
 

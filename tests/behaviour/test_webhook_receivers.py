@@ -11,7 +11,6 @@ import json
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -43,6 +42,7 @@ from sources.threaded import threaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from receiver import Receiver
 
@@ -143,7 +143,7 @@ def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ward]:
 
 
 def given_up(ward: Ward) -> dict[str, dict[str, Any]]:
-    """Wait until all that cannot arrive is given up, and give the letters as the verb lists them."""
+    """Wait until all that cannot arrive is given up; give the letters as the verb lists them."""
     if not ward.given_up:
 
         def dead() -> bool:

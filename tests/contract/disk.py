@@ -6,14 +6,21 @@ import os
 import time
 from pathlib import Path
 
+STATE = "/.local/state/comfyfn"
+
 
 def files_below(*roots: Path) -> set[Path]:
-    """List the files below some folders; logs and bytecode, which come and go, left out."""
+    """List the files below some folders.
+
+    Logs and bytecode, which come and go, are left out, and what is remembered of jobs, but for the
+    outputs that are kept with it.
+    """
     return {
         Path(folder, name)
         for root in roots
         # Unlike rglob, walk does not mind folders that go while it looks.
         for folder, _, names in os.walk(root)
+        if STATE not in folder or "/outputs/" in folder
         for name in names
         if not name.endswith((".log", ".pyc"))
     }

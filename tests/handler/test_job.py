@@ -250,6 +250,66 @@ def test_waiting_means_the_engine_is_still_ahead():
     ]
 
 
+def test_a_job_is_joinable_until_its_outputs_are_decided_on():
+    """And not while it is being cancelled."""
+    joinable = [phase for phase in Phase if Job(uid="u", id="j", phase=phase).joinable]
+    assert joinable == [Phase.RECEIVED, Phase.FETCHING, Phase.QUEUED, Phase.RUNNING]
+    assert not Job(uid="u", id="j", cancel_asked=True).joinable
+
+
+def test_a_listener_is_told_every_event_once():
+    """Beside the followers, and whoever follows."""
+    told = []
+    job = Job(uid="u", id="j", listener=told.append)
+    job.enter(Phase.RUNNING)
+    job.tell("progress", {})
+    job.enter(Phase.SUCCEEDED)
+    assert [event.type for event in told] == ["phase", "progress", "succeeded"]
+    assert [event.seq for event in told] == [1, 2, 3]
+
+
+async def test_a_phase_is_waited_out():
+    """Or a time, whichever is sooner."""
+    job = a_job()
+    await job.left(Phase.RECEIVED, 0.01)
+    assert job.phase is Phase.RECEIVED
+    leaving = asyncio.create_task(job.left(Phase.RECEIVED, 20))
+    ending = asyncio.create_task(job.ended())
+    await asyncio.sleep(0)
+    job.enter(Phase.FETCHING)
+    await leaving
+    assert not ending.done()
+    job.enter(Phase.SUCCEEDED)
+    await ending
+    assert not job.followed
+
+
+def test_kept_outputs_are_told_with_their_names():
+    """By the job's end, whichever was known first."""
+    job = a_job()
+    outputs = [
+        Output(str(number), "t", "text", "text/plain", f"{number}.txt", 1, "00", text="x")
+        for number in range(2)
+    ]
+    job.hold(outputs, ["0.txt", ""])
+    job.succeed(outputs, {"total_time": 1})
+    assert [one.get("name") for one in job.public_outputs()] == ["0.txt", None]
+    assert job.public()["stats"] == {"total_time": 1}
+    job.hold(outputs[:1])
+    assert job.kept == ("",)
+
+
+def test_the_board_finds_a_job_by_the_name_that_is_ours():
+    """Ids may come again; uids do not."""
+    board = JobBoard(3600)
+    first, second = a_job("same", "u1"), a_job("same", "u2")
+    board.add(first)
+    board.add(second)
+    assert (board.by_uid("u1"), board.by_uid("u2")) == (first, second)
+    assert board.by_uid("same") is None
+    assert board.newest() == [second, first]
+
+
 def test_seconds_are_counted_per_phase():
     """A phase that is left counts from its beginning."""
     job = a_job()

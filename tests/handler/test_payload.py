@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
+from live import REPO
 
 from handler.errors import InvalidPayload, WorkflowFormatUi
-from handler.payload import NOT_YET, PromptRequest, parse_payload
+from handler.payload import PromptRequest, parse_payload
+from handler.records import TARGET_KINDS
 
 GRAPH = {"1": {"class_type": "X", "inputs": {}}}
 
@@ -155,14 +160,101 @@ def test_credentials_that_are_null_are_none():
     assert parse_payload({"prompt": GRAPH, "credentials": None}).credentials == []
 
 
-@pytest.mark.parametrize("key", NOT_YET)
-def test_what_this_version_does_not_do_is_refused_and_not_dropped(key):
-    """A job that looks done but has not told the webhook would be worse."""
-    with pytest.raises(InvalidPayload, match=f"^{key}:") as caught:
-        parse_payload({"prompt": GRAPH, key: {"url": "http://x"}})
-    assert caught.value.location == key
+TARGETS = {
+    "s3": {"bucket": "bbb"},
+    "hf_upload": {"repo": "me/data"},
+    "azure_blob_upload": {"container": "ccc"},
+    "http_upload": {"url_prefix": "https://e.org/in"},
+    "gcs_upload": {"bucket": "bbb"},
+    "presigned": {"url": "https://e.org/put?sig=TOP-SECRET"},
+    "volume": {"path": "/mnt/out"},
+}
 
-    assert parse_payload({"prompt": GRAPH, key: None}).prompt == GRAPH
+
+def test_what_is_delivered_where_is_read():
+    """Every upload object, in the contract's order whatever that of the payload; the webhooks."""
+    hooks = {
+        "webhook": "https://e.org/old",
+        "webhook_v2": "https://e.org/new",
+        "webhook_extra": {"any": ["thing"]},
+        "webhook_secret": "whsec_TOP-SECRET",
+    }
+    named = dict(reversed(TARGETS.items()))
+    request = parse_payload({"prompt": GRAPH, **hooks, **named, "archive": "zip"})
+
+    assert [target.kind for target in request.targets] == list(TARGET_KINDS) == list(TARGETS)
+    assert request.webhook.get_secret_value() == hooks["webhook"]
+    assert request.webhook_v2.get_secret_value() == hooks["webhook_v2"]
+    assert request.webhook_secret.get_secret_value() == hooks["webhook_secret"]
+    assert (request.webhook_extra, request.archive) == ({"any": ["thing"]}, "zip")
+    assert "TOP-SECRET" not in f"{request!r} {request}"
+
+
+def test_nothing_is_delivered_unless_that_is_asked_for():
+    """Null is the same as left out; an empty URL is none."""
+    keys = dict.fromkeys([*TARGETS, "webhook", "webhook_v2", "webhook_secret", "archive"])
+    for nothing in ({}, keys, {"webhook": "", "webhook_v2": "", "webhook_secret": ""}):
+        request = parse_payload({"prompt": GRAPH, **nothing})
+        assert (request.targets, request.webhook, request.webhook_v2) == ((), None, None)
+        assert (request.webhook_secret, request.archive) == (None, None)
+        assert not request.asynchronous
+
+
+@pytest.mark.parametrize(
+    ("keys", "asynchronous"),
+    [
+        ({"webhook": "https://e.org"}, True),
+        ({"webhook_v2": "https://e.org"}, True),
+        ({"s3": {"bucket": "bbb"}}, False),
+        ({"s3": {"bucket": "bbb", "async": False}}, False),
+        ({"s3": {"bucket": "bbb", "async": True}}, True),
+        ({"s3": {"bucket": "bbb"}, "volume": {"path": "/mnt", "async": True}}, True),
+        ({"webhook_extra": 5, "webhook_secret": "whsec_x", "archive": "zip"}, False),
+    ],
+)
+def test_a_payload_tells_whether_its_caller_waits(keys, asynchronous):
+    """A webhook, or an upload with `async`, says that it does not."""
+    assert parse_payload({"prompt": GRAPH, **keys}).asynchronous is asynchronous
+
+
+@pytest.mark.parametrize(
+    ("keys", "location"),
+    [
+        ({"webhook": 5}, "webhook"),
+        ({"webhook_v2": "https://e.org/" + "TOP-SECRET" * 1000}, "webhook_v2"),
+        ({"webhook_secret": "TOP-SECRET" * 1000}, "webhook_secret"),
+        ({"archive": "tar"}, "archive"),
+        ({"s3": {}}, "s3.bucket"),
+        ({"s3": "TOP-SECRET"}, "s3"),
+        ({"s3": []}, "s3"),
+        ({"s3": {"bucket": "bbb", "async": "perhaps"}}, "s3.async"),
+        ({"http_upload": {"url_prefix": "ftp://TOP-SECRET"}}, "http_upload.url_prefix"),
+        ({"presigned": {}}, "presigned"),
+    ],
+)
+def test_a_delivery_that_cannot_be_read_is_told_with_its_place(keys, location):
+    """And without the value, which may be secret."""
+    with pytest.raises(InvalidPayload) as caught:
+        parse_payload({"prompt": GRAPH, **keys})
+
+    assert caught.value.location == location
+    assert "TOP-SECRET" not in str(caught.value.envelope())
+
+
+def test_what_stores_need_is_loaded_by_who_needs_it():
+    """The schemas of uploads take a tenth of a second: most payloads have none."""
+    program = (
+        "import sys; from handler.payload import parse_payload\n"
+        "graph = {'1': {'class_type': 'X', 'inputs': {}}}\n"
+        "parse_payload({'prompt': graph, 's3': None, 'webhook_v2': 'https://e.org'})\n"
+        "print('handler.targets' in sys.modules)\n"
+        "parse_payload({'prompt': graph, 's3': {'bucket': 'bbb'}})\n"
+        "print('handler.targets' in sys.modules)\n"
+    )
+    said = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPO, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == ["False", "True"]
 
 
 @pytest.mark.parametrize(
@@ -171,6 +263,10 @@ def test_what_this_version_does_not_do_is_refused_and_not_dropped(key):
         ({"promt": {}}, "did you mean prompt?"),
         ({"prompt": {}, "convert_outptu": {}}, "did you mean convert_output?"),
         ({"prompt": {}, "webhok": "x"}, "did you mean webhook?"),
+        ({"prompt": {}, "http_uplaod": {}}, "did you mean http_upload?"),
+        ({"prompt": {}, "gcs_uploads": {}}, "did you mean gcs_upload?"),
+        ({"prompt": {}, "volumes": {}}, "did you mean volume?"),
+        ({"prompt": {}, "presignd": {}}, "did you mean presigned?"),
         ({"1": {"class_type": "LoadImage"}}, 'send it as {"prompt": <graph>}'),
     ],
 )
@@ -180,6 +276,13 @@ def test_what_was_nearly_right_is_told_how(raw, hint):
         parse_payload(raw)
 
     assert caught.value.hint == hint
+
+
+def test_a_misspelt_key_of_a_target_is_told():
+    """With its place, and what was meant."""
+    with pytest.raises(InvalidPayload, match="did you mean bucket") as caught:
+        parse_payload({"prompt": {}, "s3": {"bukcet": "bbb"}})
+    assert caught.value.location == "s3"
 
 
 def test_a_bare_graph_of_the_editor_is_named():

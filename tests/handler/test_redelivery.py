@@ -9,6 +9,8 @@ import pytest
 from sources.puts import storing
 from worker import GRAPH, until, worker
 
+from handler.engine.events import NodeOutput, Started, Succeeded
+from handler.engine.memory import save_pictures
 from handler.errors import (
     Conflict,
     Draining,
@@ -23,6 +25,7 @@ from handler.redelivery import Redelivery, parse_targets
 from handler.settings import Settings
 from handler.submission import Submission
 
+LONG = "many words\r\n" * 1000
 REFUSED = (403, {}, "not today")
 
 
@@ -41,6 +44,21 @@ async def refused(home, store, settings=None, **keys):
         with pytest.raises(UploadFailed):
             await handler.handle({"prompt": GRAPH, "id": "job", **target, **keys})
         yield handler, store.puts[-1].body
+
+
+async def with_texts(prompt, files):
+    """A script with a picture and texts."""
+    async for event in save_pictures(prompt, files):
+        if isinstance(event, Succeeded):
+            yield NodeOutput("2", {"text": ["short", LONG]})
+        yield event
+
+
+async def only_a_text(prompt, files):
+    """A script with nothing that is a file."""
+    yield Started(1_000)
+    yield NodeOutput("2", {"text": ["short"]})
+    yield Succeeded(2_000)
 
 
 def to(store, path="/again", **keys):
@@ -130,6 +148,25 @@ async def test_an_asynchronous_job_is_delivered_once_more(tmp_path, store):
         await until(lambda: handler.find(entry.id).kept)
         done = await handler.redelivery.redeliver(entry.id, to(store))
         assert len(store.files) == len(done.body["images"]) == 1
+
+
+async def test_texts_are_told_and_files_are_stored(tmp_path, store):
+    """As in the answer of a job: a text is no file."""
+    async with worker(tmp_path, script=with_texts) as (handler, _):
+        entry = await handler.enter({"prompt": GRAPH}, Submission(respond_async=True))
+        await entry.mine.ended()
+        done = await handler.redelivery.redeliver(entry.id, to(store))
+        assert [one["text"] for one in done.body["outputs"] if one["text"]] == ["short", LONG]
+        assert len(store.files) == len(done.body["filenames"]) == 1
+
+
+async def test_a_job_without_files_has_nothing_to_deliver(tmp_path, store):
+    """Its texts are told where the job is asked for."""
+    async with worker(tmp_path, script=only_a_text) as (handler, _):
+        entry = await handler.enter({"prompt": GRAPH}, Submission(respond_async=True))
+        await entry.mine.ended()
+        with pytest.raises(ResultGone, match="no files"):
+            await handler.redelivery.redeliver(entry.id, to(store))
 
 
 async def test_what_was_answered_is_gone(tmp_path, store):

@@ -9,6 +9,7 @@ import json
 import socket
 import threading
 import tracemalloc
+from dataclasses import replace
 
 import pytest
 from worker import GRAPH, parts_in, until, worker
@@ -37,6 +38,7 @@ from handler.payload import parse_payload
 from handler.pipeline.stages import CONVERTERS
 from handler.service import Handler
 from handler.settings import Settings
+from handler.submission import Submission
 from handler.turns import RESUBMITS
 from handler.wire import Answer
 
@@ -256,25 +258,49 @@ async def test_previews_and_loose_files_go_however_a_job_ends(tmp_path, script):
         assert job.strays == set()
 
 
+HOWS = {
+    "plain": Submission(),
+    "keyed": Submission(key="http:k"),
+    "later": Submission(respond_async=True),
+    "joined": Submission(),
+}
+
+
+async def run_to_its_end(handler, payload, what, number):
+    """Send a job as is told, wait for all of it, and close what it answers."""
+    key = HOWS[what].key and f"http:{number}"
+    how = replace(HOWS[what], key=key)
+    callers = 2 if what == "joined" else 1
+    entries = [await handler.enter({**payload, "id": f"job-{number}"}, how) for _ in range(callers)]
+    if what == "later":
+        await entries[0].job.ended()
+    else:
+        for entry in entries:
+            with contextlib.suppress(HandlerError):
+                async with await handler.answer(entry) as answer:
+                    await answer.json()
+    await handler._ledger.flush()
+    await until(lambda: not handler._endings._tasks)
+
+
+@pytest.mark.parametrize("what", HOWS)
 @pytest.mark.parametrize("script", [tells_and_succeeds, tells_and_fails])
-async def test_records_of_large_jobs_are_small(tmp_path, script):
+async def test_records_of_large_jobs_are_small(tmp_path, script, what):
     """A graph, a text and an exception of megabytes each leave some kilobytes for the hour."""
     text = json.dumps({**GRAPH, "1": {**GRAPH["1"], "_meta": {"title": "T" * 1_000_000}}})
     jobs = 8
     async with worker(tmp_path, script=script) as (handler, engine):
 
-        async def one():
-            with contextlib.suppress(HandlerError):
-                async with await handler.handle({"prompt": json.loads(text)}) as answer:
-                    await answer.json()
+        async def one(number):
+            await run_to_its_end(handler, {"prompt": json.loads(text)}, what, number)
             engine.prompts.clear()
             await asyncio.sleep(0)  # the loop lets go of what it woke this task with
 
-        await one()
+        await one(jobs)
         tracemalloc.start()
         try:
-            for _ in range(jobs):
-                await one()
+            for number in range(jobs):
+                await one(number)
             gc.collect()
             kept, _ = tracemalloc.get_traced_memory()
         finally:
@@ -785,6 +811,24 @@ async def test_a_stop_cancels_everything(tmp_path):
         assert (report.health, report.reason) == (Health.STOPPED, "the server stops")
         with pytest.raises(Draining):
             handler.submit(PAYLOAD)
+
+
+async def test_a_stop_tells_who_will_come_again_to_do_so(tmp_path):
+    """Jobs with a key, or that nobody waits for, were not cancelled by anybody."""
+    gate = Gate()
+    async with worker(tmp_path, script=gate) as (handler, _):
+        entries = [await handler.enter({**PAYLOAD, "id": what}, how) for what, how in HOWS.items()]
+        await until(lambda: gate.begun)
+        handler.cancel("later")
+        await ended(entries[2].job)
+        await handler.stop()
+        ends = {entry.id: (entry.job.phase, entry.job.error.code) for entry in entries}
+        assert ends == {
+            "plain": (Phase.CANCELLED, "cancelled"),
+            "keyed": (Phase.FAILED, "draining"),
+            "later": (Phase.CANCELLED, "cancelled"),
+            "joined": (Phase.CANCELLED, "cancelled"),
+        }
 
 
 # -- warmup ---------------------------------------------------------------------------------------

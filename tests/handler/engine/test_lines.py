@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 import pytest
@@ -33,23 +34,30 @@ def seen():
     logger.setLevel(logging.NOTSET)
 
 
-def listening(lines, job_id, heard):
-    with job_context(JobMark(job_id)):
-        return lines.listening(heard.append)
+@pytest.fixture
+def listening():
+    """Hand runs to an engine; they are over with the test."""
+    with contextlib.ExitStack() as handed:
+
+        def hand(lines, job_id, heard):
+            with job_context(JobMark(job_id) if job_id else None):
+                return handed.enter_context(lines.listening(heard.append))
+
+        yield hand
 
 
 @pytest.mark.parametrize("end", [Succeeded(1), Failed("1", "X", "ValueError", "no"), Gone()])
-def test_lines_are_of_the_job_that_the_engine_works_on(seen, end):
+def test_lines_are_of_the_job_that_the_engine_works_on(seen, listening, end):
     """Not of the one that waits in its queue; the last words come after the end was told."""
     now, heard = [0.0], []
     lines = EngineLines(clock=lambda: now[0])
-    first, second = (listening(lines, name, heard) for name in ("first", "second"))
     lines.tell("boot")
+    first, second = (listening(lines, name, heard) for name in ("first", "second"))
     first(Started(1))
     first(NodeStarted("1"))
     lines.tell("of the first")
     first(end)
-    lines.tell("executed in 1 s")
+    lines.tell("something at its end")
     second(Started(2))
     first(Interrupted(None, None))
     lines.tell("of the second")
@@ -63,11 +71,43 @@ def test_lines_are_of_the_job_that_the_engine_works_on(seen, end):
     ]
 
 
-def test_a_warmups_lines_are_of_no_job(seen):
+def test_lines_of_short_runs_come_before_it_is_told_that_they_began(seen, listening):
+    """An engine that is done with one takes the next; what it says last tells that it is done."""
+    lines, heard = EngineLines(), []
+    first = listening(lines, "first", heard)
+    lines.tell("got prompt")
+    first(Started(1))
+    first(Succeeded(2))
+    second, third = (listening(lines, name, heard) for name in ("second", "third"))
+    lines.tell("Prompt executed in 0.00 seconds")
+    lines.tell("of the second")
+    lines.tell("Prompt executed in 0.00 seconds")
+    second(Started(3))
+    lines.tell("of the third")
+    second(Succeeded(4))
+    lines.tell("of the third")
+    third(Started(5))
+    lines.tell("Prompt executed in 0.00 seconds")
+    third(Succeeded(6))
+    lines.tell("nobody's")
+    names = ["first", "first", "second", "second", "third", "third", "third", None]
+    assert [job for _, _, job in seen] == names
+
+
+def test_run_that_the_engine_did_not_take_says_nothing(seen):
+    """It was refused, or taken back before it began."""
+    lines = EngineLines()
+    with job_context(JobMark("refused")), lines.listening(lambda _: None):
+        lines.tell("invalid prompt")
+    lines.tell("nobody's")
+    assert [job for _, _, job in seen] == ["refused", None]
+
+
+def test_a_warmups_lines_are_of_no_job(seen, listening):
     """Also when it runs after a job's."""
     lines, heard = EngineLines(), []
     listening(lines, "a job", heard)(Started(1))
-    lines.listening(heard.append)(Started(2))
+    listening(lines, None, heard)(Started(2))
     lines.tell("warming up")
     assert seen == [("INFO", "warming up", None)]
 

@@ -195,3 +195,23 @@ def test_closed_journal_leaves_letters_and_no_empty_folder(journal):
 
     assert len(list(journal._folder.glob("at-*"))) == 2
     assert repr(full).endswith("closed>")
+
+
+def test_listing_while_processes_come_and_go(tmp_path):
+    """A folder that is gone between two looks is nobody's fault."""
+    over = threading.Event()
+
+    def come_and_go():
+        while not over.is_set():
+            one = Journal(tmp_path, None)
+            one.open()
+            one.close()
+
+    thread = threading.Thread(target=come_and_go)
+    thread.start()
+    try:
+        for _ in range(300):
+            assert Journal(tmp_path, None).pending() == []
+    finally:
+        over.set()
+        thread.join()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from pydantic import SecretStr
 
-from handler.outbox.records import Letter, Opened, OutboxFull, Terms
+from handler.outbox.records import Letter, Opened, OutboxFull, Posted, Terms
 from handler.settings import Settings
 
 
@@ -44,3 +45,15 @@ def test_no_secret_is_shown(tmp_path):
 def test_full_outbox_is_the_platforms_fault():
     """Another time there may be room."""
     assert OutboxFull("x").envelope()["retryable"]
+
+
+@pytest.mark.parametrize(
+    ("signed", "message_id", "job_id"),
+    [(True, "a-1", "a-1"), (False, "a-1-12", "a-1"), (False, "a-0", "a")],
+)
+def test_letter_knows_its_job(signed, message_id, job_id):
+    """By what the receiver knows it by."""
+    told = {"kind": "x", "order_key": "u", "to": "http://e.org", "bytes": 1}
+    letter = Posted(id="1", message_id=message_id, signed=signed, created=1.0, since=1.0, **told)
+
+    assert letter.job_id == job_id

@@ -104,6 +104,39 @@ async def test_everything_of_old_jobs_goes(state, tmp_path, record):
     assert left == set()
 
 
+async def test_worker_that_does_not_live_long_expires_too(state, record):
+    """What its predecessors left goes soon after its start, not only after many minutes."""
+    old = record("a", created=time.time() - 100, instance=state.instance.id)
+    done = replace(old, phase="succeeded", finished=time.time() - 61)
+    await state.store.create(done)
+
+    async def ended(_):
+        """Nothing is lost here."""
+
+    tending = asyncio.create_task(tend(state, ended, Rhythm(0.01, 1000)))
+
+    async def gone():
+        return await state.store.read("a") is None
+
+    await until(gone)
+    tending.cancel()
+
+
+@pytest.mark.parametrize(
+    ("kept_s", "wanted"),
+    [
+        ((3600, 3600), Rhythm(15, 300)),
+        ((3600, 0), Rhythm(15, 300)),
+        ((86400, 40), Rhythm(10, 10)),
+        ((1, 1), Rhythm(5, 5)),
+    ],
+)
+async def test_short_retention_is_looked_after_sooner(state, kept_s, wanted):
+    """Who asks for a minute shall not get six."""
+    retention_s, outputs_s = kept_s
+    assert Rhythm.of(replace(state, retention_s=retention_s, outputs_s=outputs_s)) == wanted
+
+
 async def test_an_unknown_job_is_told_with_who_answered(state, tmp_path):
     """And why it cannot know."""
     other = await open_state(

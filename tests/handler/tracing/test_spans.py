@@ -50,6 +50,13 @@ def test_nodes_follow_one_another_within_the_run():
     }
 
 
+def test_a_run_that_ended_before_its_first_node_has_none():
+    """As that of a job which is cancelled as it begins."""
+    told = job_spans(make_job(), make_ran())
+    assert told.parts[3].parts == ()
+    assert told.parts[3].attributes["comfyfn.nodes.run"] == 0
+
+
 def test_a_fault_is_told_where_it_happened():
     """The job, its last phase, and the node; by code, as messages may hold the payload's texts."""
     job = make_job(fault(), received=1, running=2)
