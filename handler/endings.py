@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from handler.errors import HandlerError, InvalidPayload, JobCancelled
+from handler.ledger import KEEP_PLAIN_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -163,8 +164,11 @@ class Endings:
         Args:
             failed: the outputs are there and could not be delivered.
         """
-        if failed or job.joined or self.keeps(job):
-            await self._ledger.keep(job, outputs, self._parts.scratch / job.uid / "kept")
+        folder = self._parts.scratch / job.uid / "kept"
+        if failed or job.joined or job.asynchronous or job.key is not None:
+            await self._ledger.keep(job, outputs, folder)
+        elif self._ledger.shared and not self._ledger.away:
+            await self._ledger.keep(job, outputs, folder, KEEP_PLAIN_S)
 
     def over(
         self,

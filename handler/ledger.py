@@ -355,7 +355,7 @@ class Ledger:
                 async with asyncio.timeout(limit_s):
                     job.hold(outputs, await _kept(state, job.uid, outputs, folder))
         except (HandlerError, OSError) as fault:
-            if not isinstance(fault, FileNotFoundError):
+            if isinstance(fault, StateUnavailable | TimeoutError):
                 self._went_away()
             log.error("job %s: its outputs are not kept: %s", job.id, fault or "it takes too long")
 

@@ -17,6 +17,7 @@ EVENTS_TAIL = 32
 # Whoever sends the same job again may send it with fresh credentials.
 _SECRET_KEYS = frozenset({"credentials", "extra_data", "webhook_secret"})
 _SECRET_IN_TARGETS = frozenset({"auth"})
+_AS_THEY_ARE = frozenset({"prompt", "webhook_extra"})
 
 
 class BrokenRecord(Exception):
@@ -161,7 +162,11 @@ def payload_digest(payload: dict[str, Any]) -> str:
     Args:
         payload: the decoded JSON body, as it came.
     """
-    bare = {key: _bare(value) for key, value in payload.items() if key not in _SECRET_KEYS}
+    bare = {
+        key: value if key in _AS_THEY_ARE else _bare(value)
+        for key, value in payload.items()
+        if key not in _SECRET_KEYS
+    }
     return hashlib.sha256(orjson.dumps(_sound(bare), option=orjson.OPT_SORT_KEYS)).hexdigest()
 
 

@@ -48,20 +48,37 @@ async def tend(
         ended: told of each job of a lost worker that we have failed.
     """
     rhythm = rhythm or Rhythm.of(state)
-    # Soon after the start: many a worker does not live long, and yet its folder must not grow.
-    due = time.monotonic() + rhythm.beat_s
+
+    async def beat() -> None:
+        await state.instances.beat(time.time())
+
+    async def look() -> None:
+        for record in await state.instances.orphans(time.time(), time.monotonic()):
+            await ended(record)
+
+    async def clean() -> None:
+        await expire(state, time.time())
+
+    # Side by side: thousands of records may take minutes, and who gives no sign of life is lost.
+    async with asyncio.TaskGroup() as group:
+        group.create_task(_repeat(beat, rhythm.beat_s))
+        group.create_task(_repeat(look, rhythm.beat_s))
+        # First soon after the start: many a worker does not live long, and its folder must not
+        # grow for that.
+        group.create_task(_repeat(clean, rhythm.expire_s, first_s=rhythm.beat_s))
+
+
+async def _repeat(
+    work: Callable[[], Awaitable[None]], pause_s: float, first_s: float = 0.0
+) -> None:
+    await asyncio.sleep(first_s)
     while True:
         try:
-            await state.instances.beat(time.time())
-            for record in await state.instances.orphans(time.time(), time.monotonic()):
-                await ended(record)
-            if time.monotonic() >= due:
-                due = time.monotonic() + rhythm.expire_s
-                await expire(state, time.time())
+            await work()
         except StateUnavailable as fault:
             log.warning("the state cannot be tended: %s", fault.message)
         # Workers that were started together need not look together.
-        await asyncio.sleep(rhythm.beat_s * random.uniform(0.8, 1.2))  # noqa: S311
+        await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311
 
 
 async def expire(state: State, now: float) -> None:

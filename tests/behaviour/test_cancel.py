@@ -109,11 +109,14 @@ def test_second_cancel_finds_nothing(server: LiveServer) -> None:
     assert interrupt(server, "twice").status_code == 404
 
 
-def test_cancelling_an_id_stops_all_its_jobs(server: LiveServer) -> None:
-    """Jobs that share an id are stopped together."""
-    jobs = [begin(server, "shared", slow(server.engine, 20)) for _ in range(3)]
+def test_cancelling_an_id_is_told_to_all_who_wait_for_it(server: LiveServer) -> None:
+    """Who sent the same again waits for the same job, and is told the same."""
+    graph = slow(server.engine, 20)
+    jobs = [begin(server, "shared", graph) for _ in range(3)]
     wait_phase(server, "shared", "queued", "running")
     assert interrupt(server, "shared").status_code == 200
+    # One that came only now would be a new job.
+    wait_until("all are told", lambda: interrupt(server, "shared") and all(j.done() for j in jobs))
     for job in jobs:
         assert_error(job.result(10), 499, "cancelled")
 

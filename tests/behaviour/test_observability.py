@@ -87,12 +87,12 @@ def live(server: LiveServer, receiver: Receiver, store: Any) -> dict[str, Any]:
     wait_phase(server, "stopped", "running")
     assert server.post("/jobs/stopped/cancel", None).status_code == 200
     running.result(20)
-    # One after the other: of jobs of a few milliseconds each, nobody knows whose a line is.
-    for job_id, url in (("told", told["webhook_v2"]), ("given-up", gone)):
-        post(job_id, picture(), 202, **{**told, "webhook_v2": url})
-        wait_phase(server, job_id, "succeeded")
+    post("told", picture(), 202, **told)
+    post("given-up", picture(), 202, **{**told, "webhook_v2": gone})
     target = store.url(f"/up-{CANARY}", user=f"me:{CANARY}@")
     post("stored", picture(), 200, http_upload={"url_prefix": target})
+    for job_id in ("told", "given-up"):
+        wait_phase(server, job_id, "succeeded")
     wait_until("both were tried", lambda: len(receiver.posts) == 2)
     wait_until("one is given up", lambda: figures(server).get(DEAD) == 1)
     return answers

@@ -69,6 +69,9 @@ class Relay:
         return self
 
     async def __aexit__(self, *_):
+        await self.hang_up()
+
+    async def hang_up(self):
         self._server.close()
         for task in self._tasks:
             task.cancel()
@@ -81,8 +84,8 @@ class Relay:
             try:
                 await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
             finally:
-                back.close()
-                writer.close()
+                back.transport.abort()
+                writer.transport.abort()
 
     async def _pass(self, reader, writer):
         while block := await reader.read(1 << 16):
@@ -344,17 +347,41 @@ async def test_a_silent_bucket_does_not_hold_up_the_stop(tmp_path, endpoint, mon
     for name, value in KEYS.items():
         monkeypatch.setenv(name, value)
     gate = Gate()
-    async with Relay(endpoint) as relay:
-        async with worker(tmp_path, in_bucket(relay.url), script=gate) as (handler, _):
-            call = asyncio.create_task(handler.handle(PAYLOAD, KEYED))
-            await until(lambda: gate.begun)
-            relay.silent.set()
-            gate.open.set()
-            call.add_done_callback(lambda done: done.exception())
-            begun = time.monotonic()
-            await handler.stop()
-            assert time.monotonic() - begun < 10
-            assert call.done()
+    async with (
+        Relay(endpoint) as relay,
+        worker(tmp_path, in_bucket(relay.url), script=gate) as (handler, _),
+    ):
+        call = asyncio.create_task(handler.handle(PAYLOAD, KEYED))
+        await until(lambda: gate.begun)
+        relay.silent.set()
+        gate.open.set()
+        call.add_done_callback(lambda done: done.exception())
+        begun = time.monotonic()
+        await handler.stop()
+        assert time.monotonic() - begun < 10
+        assert call.done()
+
+
+async def test_plain_jobs_run_while_the_bucket_is_down(tmp_path, endpoint, monkeypatch):
+    """The first waits for it a little, those after it do not; a key is refused."""
+    for name, value in KEYS.items():
+        monkeypatch.setenv(name, value)
+    async with (
+        Relay(endpoint) as relay,
+        worker(tmp_path, in_bucket(relay.url)) as (handler, engine),
+    ):
+        await relay.hang_up()
+        await (await handler.handle(PAYLOAD)).close()
+        assert handler._ledger.away
+        begun = time.monotonic()
+        await (await handler.handle(PAYLOAD)).close()
+        assert time.monotonic() - begun < 1
+        with pytest.raises(StateUnavailable):
+            await handler.enter(PAYLOAD, KEYED)
+        with pytest.raises(StateUnavailable):
+            await handler.enter(PAYLOAD, Submission(respond_async=True))
+        assert len(engine.prompts) == 2
+        assert handler.health().ready
 
 
 # -- who else is there ----------------------------------------------------------------------------

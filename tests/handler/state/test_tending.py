@@ -104,6 +104,25 @@ async def test_everything_of_old_jobs_goes(state, tmp_path, record):
     assert left == set()
 
 
+async def test_signs_of_life_wait_for_no_expiry(state, record):
+    """However many records there are to go: who gives no sign for a minute loses its jobs."""
+    now, key = time.time(), f"instances/{state.instance.id}"
+    for number in range(80):
+        old = record(f"job-{number}", created=now - 100, instance=state.instance.id)
+        await state.store.create(replace(old, phase="succeeded", finished=now - 61))
+
+    async def ended(_):
+        """Nothing is lost here."""
+
+    signs = set()
+    tending = asyncio.create_task(tend(state, ended, Rhythm(0.001, 1000)))
+    while await state.store.read("job-0") is not None:
+        signs.add(state.store.blobs.read(key).body)
+        await asyncio.sleep(0)
+    tending.cancel()
+    assert len(signs) > 3
+
+
 async def test_worker_that_does_not_live_long_expires_too(state, record):
     """What its predecessors left goes soon after its start, not only after many minutes."""
     old = record("a", created=time.time() - 100, instance=state.instance.id)
