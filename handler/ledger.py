@@ -164,7 +164,7 @@ class Ledger:
                 async with asyncio.timeout(CLOSE_S):
                     await state.close()
             except (HandlerError, TimeoutError) as fault:
-                log.warning("the state was not closed well: %s", fault)
+                log.warning("the state was not closed well: %s", _why(fault))
 
     @property
     def instance(self) -> str:
@@ -219,7 +219,7 @@ class Ledger:
                 return await state.admission.enter(record)
         except (StateUnavailable, TimeoutError) as fault:
             self._went_away()
-            log.warning("job %s is run, and not recorded: %s", record.id, fault)
+            log.warning("job %s is run, and not recorded: %s", record.id, _why(fault))
             return None
 
     @property
@@ -357,7 +357,7 @@ class Ledger:
         except (HandlerError, OSError) as fault:
             if isinstance(fault, StateUnavailable | TimeoutError):
                 self._went_away()
-            log.error("job %s: its outputs are not kept: %s", job.id, fault or "it takes too long")
+            log.error("job %s: its outputs are not kept: %s", job.id, _why(fault))
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -518,6 +518,10 @@ async def _kept(state: State, uid: str, outputs: Sequence[Output], folder: Path)
             kept = await state.kept.put(uid, name, path, time.time())
         names.append(name if kept else "")
     return names
+
+
+def _why(fault: Exception) -> str:
+    return "it takes too long" if isinstance(fault, TimeoutError) else str(fault)
 
 
 def _moved(record: JobRecord, phase: str, now: float) -> JobRecord:

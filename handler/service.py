@@ -138,8 +138,15 @@ class Handler:
             self._boot_error = error
             self._engine_ready.set()  # whoever waits is told
             await self._startup.give_up()
+            await self._tell_what_is_left()
             raise
         self._started = True
+
+    async def _tell_what_is_left(self) -> None:
+        """Deliver what an earlier process has left, although no job can be run here."""
+        for opening in (self._ledger.opened, self._endings.open):
+            with contextlib.suppress(HandlerError):
+                await opening()
 
     async def drain(self, timeout_s: float | None = None) -> bool:
         """Refuse new jobs and wait for those in hand, and for who is to be told of them.

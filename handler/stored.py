@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from handler.errors import HandlerError, ResultGone
+from handler.pipeline.archive import MIME as ARCHIVE_MIME
 from handler.records import Output
 from handler.wire import Answer
 
@@ -70,8 +71,11 @@ async def stored_answer(
     except BaseException:
         await close()
         raise
-    tail = {"stats": record.stats, "replayed": True}
-    return Answer(record.id, head, outputs, tail, on_close=close)
+    engine = record.stats.get("engine")
+    tail = {"stats": record.stats, "engine": engine, "replayed": True}
+    # One file of all is no node's.
+    archive = [(one.node_id, one.mime) for one in outputs] == [("", ARCHIVE_MIME)]
+    return Answer(record.id, head, outputs, tail, on_close=close, archive=archive)
 
 
 async def stored_outputs(

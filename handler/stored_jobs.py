@@ -265,8 +265,9 @@ class StoredJobs:
                 if logged.seq < oldest:
                     after = logged.seq
                     yield Told(logged.seq, logged.type, logged.data)
-        async for event in job.follow(after):
-            yield Told(event.seq, event.type, event.data)
+        async with contextlib.aclosing(job.follow(after)) as following:
+            async for event in following:
+                yield Told(event.seq, event.type, event.data)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Stop a job, wherever it is.

@@ -35,10 +35,12 @@ class _Run:
     Attributes:
         mark: of its job.
         done: its last words were read.
+        until: its last words come before this, in the clock's seconds; None while it runs.
     """
 
     mark: JobMark | None
     done: bool = False
+    until: float | None = None
 
 
 class EngineLines:
@@ -52,7 +54,7 @@ class EngineLines:
         self._clock = clock
         self._lock = threading.Lock()
         self._begun: _Run | None = None
-        self._until: float | None = None
+        self._before: _Run | None = None
         self._handed: list[_Run] = []
         self._in_traceback = False
 
@@ -71,12 +73,14 @@ class EngineLines:
             if isinstance(event, Started):
                 with self._lock:
                     self._forget(run)
-                    self._begun, self._until = run, None
+                    if self._begun is not run:
+                        self._before, self._begun = self._begun, run
+                    if self._before is not None:
+                        self._ends(self._before)
             elif isinstance(event, ends):
                 with self._lock:
                     self._forget(run)
-                    if self._begun is run:
-                        self._until = self._clock() + LAST_WORDS_S
+                    self._ends(run)
             on_event(event)
 
         with self._lock:
@@ -95,19 +99,33 @@ class EngineLines:
         """
         text = _COLOURS.sub("", line)
         with self._lock:
-            run = self._speaks()
-            if run is not None and text.startswith(_LAST_WORDS):
+            last = text.startswith(_LAST_WORDS)
+            run = self._speaks(last=last)
+            if last and run is not None:
                 run.done = True
                 self._forget(run)
         with job_context(run.mark if run is not None else None):
             log.log(logging.DEBUG if passing else self._level(text), "%s", text)
 
-    def _speaks(self) -> _Run | None:
-        """Give the run that a line is of: an engine that is done with one takes the next."""
-        begun, until = self._begun, self._until
-        if begun is not None and not begun.done and (until is None or self._clock() < until):
-            return begun
+    def _speaks(self, *, last: bool) -> _Run | None:
+        """Give the run that a line is of: an engine that is done with one takes the next.
+
+        Args:
+            last: it says how long a run took: may be that before the one which is known to have
+                begun, as we are told of lines and of beginnings by two ways.
+        """
+        if last and self._before is not None and self._may_speak(self._before):
+            return self._before
+        if self._begun is not None and self._may_speak(self._begun):
+            return self._begun
         return self._handed[0] if self._handed else None
+
+    def _may_speak(self, run: _Run) -> bool:
+        return not run.done and (run.until is None or self._clock() < run.until)
+
+    def _ends(self, run: _Run) -> None:
+        if run.until is None:
+            run.until = self._clock() + LAST_WORDS_S
 
     def _forget(self, run: _Run) -> None:
         if run in self._handed:

@@ -32,7 +32,7 @@ from behaviour.hooks import (
     wait_gone,
 )
 from behaviour.lone_engine import LoneEngine
-from live import LiveServer
+from live import LiveServer, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,6 +145,28 @@ def test_killed_mid_run(lives: Lives, hook: Receiver) -> None:
     accept(server, picture(), "runs", webhook_v2=hook.url("/again"))
     wait_until("it is told anew", lambda: taken(hook)["runs"] == 2)
     assert kind_of(posts_of(hook, "runs")[-1]) == "prompt.complete"
+
+
+def test_engine_that_cannot_start_holds_up_no_webhook(
+    lives: Lives, hook: Receiver, tmp_path: Path
+) -> None:
+    """What killed the worker may keep its successor from running: it tells, all the same."""
+    hook.replies["/done"] = ["slam"]
+    server = lives.start()
+    accept(server, picture(), "done", webhook_v2=hook.url("/done"))
+    wait_phase(server, "done", "succeeded")
+    accept(server, slow("embedded", 30), "runs", webhook_v2=hook.url("/runs"))
+    wait_phase(server, "runs", "running")
+    lives.kill()
+    hook.replies["/done"] = [200]
+    broken = {"ENGINE": "auto", "CMD": quoted(["/bin/sh", "-c", "exit 1"]), "ALLOW_CPU": "true"}
+    models = {"ENGINE_RESTARTS": "0", "MODEL_DIR": str(tmp_path / "models")}
+    server = lives.start(ready=False, **broken, **models)
+    assert told(hook, "done")["type"] == "prompt.complete"
+    assert told(hook, "runs")["code"] == LOST
+    assert server.get("/health").status_code == 500
+    assert status_of(server, "done")["status"] == "succeeded"
+    assert status_of(server, "runs")["error"]["code"] == LOST
 
 
 class Stream:

@@ -61,10 +61,11 @@ class Relay:
     def __init__(self, endpoint):
         host, port = endpoint.removeprefix("http://").split(":")
         self._to, self._tasks = (host, int(port)), set()
+        self._writers = []
         self.silent = asyncio.Event()
 
     async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
@@ -76,16 +77,19 @@ class Relay:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*(w.wait_closed() for w in self._writers), return_exceptions=True)
+
+    def _accept(self, reader, writer):
+        self._writers.append(writer)
+        self._tasks.add(asyncio.create_task(self._serve(reader, writer)))
 
     async def _serve(self, reader, writer):
-        self._tasks.add(asyncio.current_task())
         with contextlib.suppress(ConnectionError, asyncio.CancelledError):
             there, back = await asyncio.open_connection(*self._to)
-            try:
-                await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
-            finally:
-                back.transport.abort()
-                writer.transport.abort()
+            self._writers.append(back)
+            await asyncio.gather(self._pass(reader, back), self._pass(there, writer))
 
     async def _pass(self, reader, writer):
         while block := await reader.read(1 << 16):

@@ -94,6 +94,22 @@ def test_lines_of_short_runs_come_before_it_is_told_that_they_began(seen, listen
     assert [job for _, _, job in seen] == names
 
 
+def test_last_words_that_are_late_are_of_the_run_before(seen, listening):
+    """The next one's beginning may be told first; after a while they are not waited for."""
+    now, heard = [0.0], []
+    lines = EngineLines(clock=lambda: now[0])
+    runs = [listening(lines, name, heard) for name in ("first", "second", "third")]
+    for at, run in enumerate(runs):
+        run(Started(at))
+        if at:
+            lines.tell("Prompt executed in 0.00 seconds")
+        run(Succeeded(at))
+    lines.tell("Prompt executed in 0.00 seconds")
+    now[0] = LAST_WORDS_S
+    lines.tell("Prompt executed in 0.00 seconds")
+    assert [job for _, _, job in seen] == ["first", "second", "third", None]
+
+
 def test_run_that_the_engine_did_not_take_says_nothing(seen):
     """It was refused, or taken back before it began."""
     lines = EngineLines()

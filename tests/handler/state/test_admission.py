@@ -155,3 +155,32 @@ async def test_a_caller_who_goes_away_meanwhile_leaves_nothing_to_join(local, re
 
     again = await door.enter(record("a", key="k"))
     assert again.way is (Way.RUN if entering.cancelled() else Way.JOIN)
+
+
+async def test_a_run_is_known_by_its_key_without_anything_written(local, record):
+    """Running, over, or lost; another payload is a conflict all the same."""
+    lost = set()
+    door = Admission(local, lambda instance: instance in lost)
+    assert await door.known(record("a", key="k")) is None
+    assert await local.keys.who("k") is None
+    first = record("a", key="k")
+    await door.enter(first)
+    again = record("b", key="k")
+    assert (await door.known(again)).way is Way.JOIN
+    with pytest.raises(Conflict):
+        await door.known(record("b", key="k", digest="other"))
+    lost.add(first.instance)
+    assert await door.known(again) is None
+    await end(local, first)
+    assert (await door.known(again)).record.uid == first.uid
+    assert await door.known(record("c")) is None
+    assert await local.read("b") is None
+
+
+async def test_a_job_that_was_never_begun_is_no_end_of_its_key(local, record):
+    """Its caller went away: whoever sends the key again has not."""
+    door = admission(local)
+    first = record("a", key="k")
+    await door.enter(first)
+    await end(local, first, phase="cancelled", error={"retryable": True})
+    assert (await door.enter(record("b", key="k"))).way is Way.RUN

@@ -189,3 +189,33 @@ async def test_closing_lets_go_of_the_name(tmp_path):
     assert (first.instance.name, first.instance.id[:6]) == ("Pod 7", "pod-7-")
     assert second.abandoned == ()
     await second.close()
+
+
+async def test_a_result_is_stored_only_where_all_of_it_can_be_had(tmp_path, record):
+    """Kept, uploaded, or a text that is in the record itself; else the key runs again."""
+    state = await open_state(settings("", tmp_path / "sd"), lambda: None, time.time())
+    (tmp_path / "a").write_bytes(b"abc")
+    text = OutputRecord("t", "text/plain", 1, "00", {"text": "x"})
+    outputs = {
+        "kept": OutputRecord("a", "b", 3, "00", kept=True),
+        "text": text,
+        "url": OutputRecord("a", "b", 3, "00", url="https://a.test/a"),
+        "lost": OutputRecord("gone", "b", 3, "00", kept=True),
+        "none": OutputRecord("a", "b", 3, "00"),
+    }
+    ways = {}
+    for what, output in outputs.items():
+        first = record(what, key=what)
+        await state.admission.enter(first)
+        await state.kept.put(first.uid, "a", tmp_path / "a", time.time())
+        facts = {"phase": "succeeded", "finished": 1.0, "outputs": (text, output)}
+        await state.store.update(what, first.uid, lambda one, facts=facts: replace(one, **facts))
+        ways[what] = (await state.admission.enter(record(f"{what}-2", key=what))).way.value
+    await state.close()
+    assert ways == {
+        "kept": "stored",
+        "text": "stored",
+        "url": "stored",
+        "lost": "run",
+        "none": "run",
+    }

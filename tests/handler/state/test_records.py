@@ -70,6 +70,9 @@ def test_final_and_retryable_follow_the_phase(record):
     assert not replace(failed, error={"retryable": False}).retryable
     assert not record(phase="running").final
     assert record(phase="cancelled").final
+    assert not record(phase="cancelled", error={"retryable": False}).retryable
+    assert record(phase="cancelled", error={"retryable": True}).retryable  # never begun
+    assert not record(phase="succeeded").retryable
 
 
 def test_only_the_newest_events_stay(record):
@@ -98,6 +101,7 @@ def test_the_digest_knows_the_payload_and_not_its_secrets():
     assert payload_digest({**payload, "id": "b"}) != digest
     assert payload_digest({**payload, "s3": {"bucket": "c"}}) != digest
     assert payload_digest({**payload, "prompt": {"1": {"inputs": {"auth": 1}}}}) != digest
+    assert payload_digest({"prompt": {"auth": {}}}) != payload_digest({"prompt": {}})
 
 
 def test_every_json_has_a_digest():
@@ -111,3 +115,14 @@ def test_no_repr_shows_a_url_or_a_key(record):
     output = OutputRecord("a", "b", 1, "c", url=f"https://e/?X-Amz-Signature={CANARY}")
 
     assert CANARY not in repr(record(outputs=(output,), key=CANARY))
+
+
+def test_a_text_is_whole_where_the_record_has_all_of_it():
+    """Its beginning alone is no result."""
+
+    def entry(size, **facts):
+        return OutputRecord("a", "text/plain", size, "00", facts)
+
+    assert entry(3, text="éa").whole
+    assert not entry(5000, text="a" * 4096).whole
+    assert not entry(0).whole
