@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,7 +152,9 @@ def build_ledger(settings: Settings, identity: Identity) -> Ledger:
 
         region = settings.aws_region or settings.aws_default_region
         place = S3Place(region, settings.aws_endpoint or None)
-        return await open_state(settings, lambda: new_client(place, None), time.time())
+        # Jobs wait for it, and so does the end of the process.
+        client = partial(new_client, place, None, connect_s=5, read_s=15)
+        return await open_state(settings, client, time.time())
 
     return Ledger(opened, shared=bool(settings.state_url), instance=identity.instance)
 

@@ -16,11 +16,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from handler.errors import HandlerError, NotFound, StateUnavailable
+from handler.job_records import HAPPENED, ended, moved, record_of
 from handler.state.behind import Behind, create_newest
 from handler.state.cancels import Cancels, Waits
 from handler.state.event_log import LoggedEvent
 from handler.state.kept import output_name
-from handler.state.records import EVENTS_TAIL, JobRecord, OutputRecord
 from handler.state.tending import tend
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from handler.records import Output
     from handler.state.admission import Entered
     from handler.state.place import State
+    from handler.state.records import JobRecord
     from handler.state.store import Page
 
 log = logging.getLogger("comfyfn.state")
@@ -45,7 +46,6 @@ AWAY_S = 10.0
 """So long it does not wait at all, after the place did not answer."""
 CLOSE_S = 2.5
 """For each of its three steps: a place that is gone must not hold up the end."""
-_HAPPENED = frozenset({"phase", "output", "succeeded", "failed", "cancelled"})
 
 
 class Ledger:
@@ -168,8 +168,8 @@ class Ledger:
 
     @property
     def instance(self) -> str:
-        """Our name among the workers."""
-        return self._state.instance.name if self._state is not None else self._instance
+        """Our id among the workers; it begins with our name."""
+        return self._state.instance.id if self._state is not None else self._instance
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class Ledger:
                     hint="is STATE_DIR writable?",
                 )
             return None
-        record = self._record(job, state)
+        record = record_of(job, self.instance)
         if known_only:
             return await state.admission.known(record)
         if job.key is not None or job.asynchronous:
@@ -256,9 +256,9 @@ class Ledger:
             if state is None:
                 return
             if job.phase.final:  # meanwhile
-                self._write_once(job, state)
+                self._write_once(job)
                 return
-            record = replace(self._record(job, state), phase=job.phase.value)
+            record = replace(record_of(job, self.instance), phase=job.phase.value)
             if not await create_newest(state.store, record):
                 return
         except HandlerError as fault:
@@ -272,17 +272,6 @@ class Ledger:
         if job.finished_at is not None:  # it ended while it was being written
             self.end(job)
 
-    def _record(self, job: Job, state: State | None) -> JobRecord:
-        return JobRecord(
-            id=job.id,
-            uid=job.uid,
-            instance=state.instance.id if state is not None else self._instance,
-            created=job.created_at,
-            adapter=job.adapter,
-            digest=job.digest,
-            key=job.key,
-        )
-
     def _told(self, job: Job, event: JobEvent) -> None:
         """Write an event of a job whose record is there: all on disk, what happened in it."""
         state = self._state
@@ -291,11 +280,11 @@ class Ledger:
         state.events.tell(
             job.uid, LoggedEvent(event.seq, event.type, event.data), final=event.final
         )
-        if event.type in _HAPPENED and not event.final:
+        if event.type in HAPPENED and not event.final:
             told = {"seq": event.seq, "type": event.type, "data": event.data}
             phase, now = job.phase.value, time.time()
             state.recorder.note(
-                job.id, job.uid, lambda record: _moved(record.told(told), phase, now)
+                job.id, job.uid, lambda record: moved(record.told(told), phase, now)
             )
 
     def end(self, job: Job) -> None:
@@ -304,17 +293,17 @@ class Ledger:
         state = self._state
         if self._begun.pop(job.uid, None) is not None and state is not None:
             job.listener = None
-            state.recorder.note(job.id, job.uid, partial(_ended, job))
+            state.recorder.note(job.id, job.uid, partial(ended, job))
         elif timed is not None:
             timed[0].cancel()
             if state is not None:
-                self._write_once(job, state)
+                self._write_once(job)
             elif self.remembers:  # it is being opened
                 self._record_late(job)
 
-    def _write_once(self, job: Job, state: State) -> None:
+    def _write_once(self, job: Job) -> None:
         assert self._behind is not None
-        self._behind.add(_ended(job, self._record(job, state)))
+        self._behind.add(ended(job, record_of(job, self.instance)))
 
     async def written(self, uid: str) -> None:
         """Wait until the end of a run is written, for some seconds at most."""
@@ -375,8 +364,8 @@ class Ledger:
 
     async def record_of(self, job: Job) -> JobRecord:
         """Give the record of a job of this process, as it is now."""
-        record = self._record(job, await self.opened())
-        return _ended(job, record) if job.phase.final else replace(record, phase=job.phase.value)
+        record = record_of(job, self.instance)
+        return ended(job, record) if job.phase.final else replace(record, phase=job.phase.value)
 
     async def logged(self, uid: str, after: int) -> list[LoggedEvent]:
         """Give the events of a run that are on this machine's disk."""
@@ -522,40 +511,6 @@ async def _kept(state: State, uid: str, outputs: Sequence[Output], folder: Path)
 
 def _why(fault: Exception) -> str:
     return "it takes too long" if isinstance(fault, TimeoutError) else str(fault)
-
-
-def _moved(record: JobRecord, phase: str, now: float) -> JobRecord:
-    started = record.started or (now if phase == "running" else None)
-    return replace(record, phase=phase, started=started)
-
-
-def _ended(job: Job, record: JobRecord) -> JobRecord:
-    """Give the record of a job that is over."""
-    happened = [event for event in job.events if event.type in _HAPPENED][-EVENTS_TAIL:]
-    names = job.kept or ("",) * len(job.outputs)
-    return replace(
-        record,
-        phase=job.phase.value,
-        finished=job.finished_at,
-        error=job.error.envelope() if job.error else None,
-        stats=job.stats,
-        outputs=tuple(
-            _output(output, name) for output, name in zip(job.outputs, names, strict=True)
-        ),
-        events=tuple({"seq": one.seq, "type": one.type, "data": one.data} for one in happened),
-    )
-
-
-def _output(output: Output, name: str) -> OutputRecord:
-    return OutputRecord(
-        name=name,
-        mime=output.mime,
-        bytes=output.bytes,
-        sha256=output.sha256,
-        facts=output.public(),
-        url=output.url,
-        kept=bool(name),
-    )
 
 
 def _as_file(output: Output, path: Path) -> Path:

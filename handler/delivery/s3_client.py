@@ -62,8 +62,18 @@ class S3Clients:
         self._clients.clear()
 
 
-def new_client(place: S3Place, auth: S3Auth | None) -> Any:
-    """Make a client; None where no keys are to be found. Blocking."""
+def new_client(
+    place: S3Place,
+    auth: S3Auth | None,
+    *,
+    connect_s: float = 10,
+    read_s: float = _TIMEOUT_S,
+) -> Any:
+    """Make a client; None where no keys are to be found. Blocking.
+
+    Args:
+        connect_s, read_s: how long a try waits for a connection, and for a word on it.
+    """
     import boto3
     from botocore.config import Config
 
@@ -84,15 +94,15 @@ def new_client(place: S3Place, auth: S3Auth | None) -> Any:
         signature_version="s3v4",
         s3={"addressing_style": "path" if place.endpoint else "auto"},
         retries={"mode": "standard", "total_max_attempts": 3},
-        connect_timeout=10,
-        read_timeout=_TIMEOUT_S,
+        connect_timeout=connect_s,
+        read_timeout=read_s,
         max_pool_connections=16,
         request_checksum_calculation=checksums,
         response_checksum_validation=checksums,
     )
     client = session.client("s3", endpoint_url=place.endpoint, config=config)
     if place.endpoint and place.address:
-        sender = PinnedSender(place.endpoint, place.address, _TIMEOUT_S)
+        sender = PinnedSender(place.endpoint, place.address, read_s)
         client.meta.events.register_first("before-send.s3", sender)
         client.close = partial(_close, client.close, sender.close)
     return client

@@ -177,7 +177,7 @@ def test_other_worker_tells_the_job_and_gives_its_outputs(two, job_id: str) -> N
     wait_until("it is over on the other", lambda: b.get(path).json()["status"] == "succeeded")
     here, there = a.get(path).json(), b.get(path).json()
 
-    assert (there["id"], here["instance"]) == (job_id, "a")
+    assert (there["id"], there["instance"]) == (job_id, here["instance"])
     assert there["instance"].rpartition("-")[0] == "a"  # two may be called the same
     for key in ("status", "outputs", "error", "created_at", "finished_at"):
         assert there[key] == here[key], key

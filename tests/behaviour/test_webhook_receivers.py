@@ -52,6 +52,7 @@ REFUSED = {"404": 2, "redirect-out": 2, "redirect-in": 2, "410": 1}
 """Answers that mean no, and how often each is asked for."""
 SILENT = ["hang", "drip", "cut", "slam"]
 DEAF = ["slow-reader", "early-hangup", "nonsense", "tls-nonsense", "nobody"]
+LARGE = {"slow-reader", "early-hangup"}
 BROKEN = [*REFUSED, *SILENT, *DEAF]
 LATE: dict[str, list[Any]] = {
     "429": [(429, "Retry-After: 2\r\n"), 200],
@@ -102,7 +103,7 @@ class Ward:
         """Have a job accepted whose webhook is of a kind."""
         color = self.colors[kind] = fresh_color()
         graph = picture(color=color)
-        if kind == "slow-reader":  # more than what fits between two sockets
+        if kind in LARGE:  # more than what fits between two sockets
             noise = node("TestNoise", width=1024, height=1024, seed=1)
             graph |= {"2": noise, "3": save("2", "noise")}
         accept(self.server, graph, kind, webhook_v2=self.url(kind))
