@@ -82,6 +82,11 @@ class InstanceEvents:
         """Whether there is anybody to tell."""
         return self._system is not None
 
+    @property
+    def dropped(self) -> int:
+        """How many events were given up so far."""
+        return self._system.dropped if self._system is not None else 0
+
     def open(self) -> None:
         """Begin to send; what was told before is sent now."""
         if self._system is not None:

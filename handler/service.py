@@ -496,7 +496,10 @@ class Handler:
         from handler.exposition import expose  # prometheus_client loads with the first scrape
 
         letters = await self._endings.letters()
-        return await expose(self._parts, self.health(), letters=letters, accept=accept)
+        dropped = self._parts.events.dropped
+        return await expose(
+            self._parts, self.health(), letters=letters, events_dropped=dropped, accept=accept
+        )
 
     async def models(self) -> dict[str, list[str]]:
         """List the model files of every folder."""

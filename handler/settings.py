@@ -463,10 +463,8 @@ class Settings:
     upload_timeout_s: float = _env(
         "UPLOAD_TIMEOUT_S", 3600.0, _number(1), "longest time of one try to store an output"
     )
-    output_storage: str = _env(
+    output_storage: str = _secret(
         "OUTPUT_STORAGE",
-        "",
-        _text,
         "where results too large for an answer go: a payload's upload object as JSON, "
         '`{"s3": {"bucket": "b", "prefix": "p/"}}`',
     )
@@ -614,7 +612,7 @@ _SECRETS = (
     "AZURE_CLIENT_CERTIFICATE_PASSWORD",
     *("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"),
     # Their URLs may have tokens in them.
-    *("MANIFEST_JSON", "WARMUP_PROMPT_JSON", "WARMUP_PROMPT_URL"),
+    *("OUTPUT_STORAGE", "MANIFEST_JSON", "WARMUP_PROMPT_JSON", "WARMUP_PROMPT_URL"),
 )
 _SECRET_PREFIXES = ("AZURE_STORAGE_", "BUCKET_", "RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "SALAD_API")
 

@@ -6,6 +6,7 @@ A record holds what a caller may be told again: never the payload, never a secre
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
@@ -16,8 +17,10 @@ FINAL = frozenset({"succeeded", "failed", "cancelled"})
 EVENTS_TAIL = 32
 # Whoever sends the same job again may send it with fresh credentials.
 _SECRET_KEYS = frozenset({"credentials", "extra_data", "webhook_secret"})
-_SECRET_IN_TARGETS = frozenset({"auth"})
 _AS_THEY_ARE = frozenset({"prompt", "webhook_extra"})
+# Of an auth, what says where: the same name at another store is another file.
+_PLACES = ("endpoint", "account")
+_PLACES_IN_TEXT = re.compile(r"(?i)\b(?:AccountName|BlobEndpoint|EndpointSuffix)=[^;]*")
 
 
 class BrokenRecord(Exception):
@@ -161,21 +164,45 @@ def payload_digest(payload: dict[str, Any]) -> str:
 
     Args:
         payload: the decoded JSON body, as it came.
+
+    Raises:
+        ValueError: it is nested too deeply.
     """
     bare = {
         key: value if key in _AS_THEY_ARE else _bare(value)
         for key, value in payload.items()
         if key not in _SECRET_KEYS
     }
-    return hashlib.sha256(orjson.dumps(_sound(bare), option=orjson.OPT_SORT_KEYS)).hexdigest()
+    sources = payload.get("credentials")
+    places = [_bare(one) for one in sources] if isinstance(sources, list) else []
+    if any(isinstance(one, dict) and one.get("auth") for one in places):
+        bare["credentials"] = places
+    try:
+        try:
+            told = orjson.dumps(bare, option=orjson.OPT_SORT_KEYS)
+        except TypeError:  # seeds of many bits, texts that are no Unicode
+            told = orjson.dumps(_sound(bare), option=orjson.OPT_SORT_KEYS)
+    except (TypeError, RecursionError) as error:
+        raise ValueError("nested too deeply") from error
+    return hashlib.sha256(told).hexdigest()
 
 
 def _bare(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: one for key, one in value.items() if key not in _SECRET_IN_TARGETS}
+    """Give an upload object, or a credential, with no more of its `auth` than where it leads."""
     if isinstance(value, list):
         return [_bare(one) for one in value]
-    return value
+    if not isinstance(value, dict) or "auth" not in value:
+        return value
+    bare = {key: one for key, one in value.items() if key != "auth"}
+    auth = value["auth"]
+    if isinstance(auth, dict):
+        places = {name: auth[name] for name in _PLACES if auth.get(name)}
+        text = auth.get("connection_string")
+        if isinstance(text, str):
+            places["connection"] = sorted(_PLACES_IN_TEXT.findall(text))
+        if places:
+            bare["auth"] = places
+    return bare
 
 
 def _sound(value: Any) -> Any:

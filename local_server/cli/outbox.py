@@ -61,7 +61,8 @@ def _list(options: argparse.Namespace) -> int:
     now = time.time()
     for letter in letters:
         state = "given up" if letter.dead else "promised" if letter.promise else "pending"
-        tries = f"{letter.tries} tries" + (f", {letter.said}" if letter.said else "")
+        tries = "1 try" if letter.tries == 1 else f"{letter.tries} tries"
+        tries += f", {letter.said}" if letter.said else ""
         age = f"{_age(now - letter.created)} old"
         print(
             f"{letter.id}  {state:8}  {letter.kind} of {_safe(letter.message_id)} to {letter.to}, "
