@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from handler.errors import Conflict, HandlerError
+from handler.errors import Conflict, HandlerError, InvalidPayload
 from handler.job import Job, Phase
 from handler.payload import PromptRequest, parse_payload
 from handler.pipeline.echo import echo
@@ -259,7 +259,11 @@ class Entrance:
 
 
 async def _digest(payload: dict[str, Any]) -> str:
-    """Tell a payload from others; in a thread where that takes more than a moment."""
+    """Tell a payload from others; in a thread where that takes more than a moment.
+
+    Raises:
+        InvalidPayload: nothing that is nested so deeply can be written as JSON.
+    """
     nodes = payload["prompt"].values() if isinstance(payload["prompt"], dict) else ()
     inputs = (node.get("inputs") for node in nodes if isinstance(node, dict))
     chars = sum(
@@ -269,6 +273,9 @@ async def _digest(payload: dict[str, Any]) -> str:
         for value in one.values()
         if isinstance(value, str)
     )
-    if chars > LARGE_CHARS:
-        return await asyncio.to_thread(payload_digest, payload)
-    return payload_digest(payload)
+    try:
+        if chars > LARGE_CHARS:
+            return await asyncio.to_thread(payload_digest, payload)
+        return payload_digest(payload)
+    except ValueError as error:
+        raise InvalidPayload(f"the payload is {error}") from error

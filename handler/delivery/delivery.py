@@ -39,6 +39,8 @@ class Limits:
         tries: of each file at each target, the first one included.
         backoff_s: wait before the second try; it doubles up to `longest_backoff_s`.
         timeout_s: longest time of one try.
+        grace_s, slowest: a try has so long, and a second more for so many bytes of its file: all
+            jobs have the same few uploads at once, and a server may take a byte a second.
         per_job: uploads of one job at once.
     """
 
@@ -46,7 +48,13 @@ class Limits:
     backoff_s: float = 1.0
     longest_backoff_s: float = 30.0
     timeout_s: float = 3600.0
+    grace_s: float = 120.0
+    slowest: float = 8192.0
     per_job: int = 4
+
+    def longest_s(self, size: int) -> float:
+        """Give the longest time of one try, in seconds; `size` in bytes."""
+        return min(self.timeout_s, self.grace_s + size / self.slowest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +194,9 @@ class Delivery:
         uploader, progress = lane.uploader, self._progress(lane, item)
         clock, began = time.monotonic(), _now_ms()
         if isinstance(uploader, Committer):
-            await self._tried(lane, item, lambda: uploader.stage(item, progress))
+            await self._tried(lane, item, lambda: uploader.stage(item, progress), item.size)
             return Uploaded(uploader.kind, "", "", item.size, time.monotonic() - clock, None, began)
-        stored = await self._tried(lane, item, lambda: uploader.put(item, progress))
+        stored = await self._tried(lane, item, lambda: uploader.put(item, progress), item.size)
         return self._told_stored(item, _uploaded(lane, item, stored, clock, began))
 
     def _told_stored(self, item: Upload, done: Uploaded) -> Uploaded:
@@ -207,7 +215,8 @@ class Delivery:
             return results
         clock = time.monotonic()
         try:
-            stored = await self._tried(lane, items[0], lambda: uploader.commit(items))
+            size = sum(item.size for item in items)
+            stored = await self._tried(lane, items[0], lambda: uploader.commit(items), size)
         except HandlerError as fault:
             return [fault for _ in items]
         spent = time.monotonic() - clock
@@ -222,14 +231,16 @@ class Delivery:
             for item, one, staged in zip(items, stored, _good(results), strict=True)
         ]
 
-    async def _tried(self, lane: _Lane, item: Upload, work: Callable[[], Awaitable[T]]) -> T:
-        limits = self._limits
+    async def _tried(
+        self, lane: _Lane, item: Upload, work: Callable[[], Awaitable[T]], size: int
+    ) -> T:
+        limits, limit_s = self._limits, self._limits.longest_s(size)
         for count in range(1, limits.tries + 1):
             try:
-                async with self._own_gate, self._gate, asyncio.timeout(limits.timeout_s):
+                async with self._own_gate, self._gate, asyncio.timeout(limit_s):
                     return await work()
             except TimeoutError:
-                late = f"not done within {limits.timeout_s:g} s"
+                late = f"not done within {limit_s:.4g} s"
                 fault = PutFailed(late, passing=True)
             except PutFailed as failed:
                 fault = failed

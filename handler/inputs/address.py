@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from ipaddress import (
     IPv4Address,
     IPv4Network,
@@ -138,8 +140,14 @@ class AddressPolicy:
         return [ip_address(text) for text in texts]
 
 
+# Of its own: a name server of a caller's that keeps silent would hold Python's shared threads, and
+# with them all that is written to the disk.
+_names = ThreadPoolExecutor(32, thread_name_prefix="dns")
+
+
 async def _system_resolver(host: str, port: int) -> list[str]:
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    found = await asyncio.get_running_loop().run_in_executor(_names, look_up)
     return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 

@@ -180,7 +180,9 @@ def payload_digest(payload: dict[str, Any]) -> str:
     try:
         try:
             told = orjson.dumps(bare, option=orjson.OPT_SORT_KEYS)
-        except TypeError:  # seeds of many bits, texts that are no Unicode
+        except TypeError as error:  # seeds of many bits, texts that are no Unicode
+            if "ecursion" in str(error):  # what follows would take seconds, and come to the same
+                raise
             told = orjson.dumps(_sound(bare), option=orjson.OPT_SORT_KEYS)
     except (TypeError, RecursionError) as error:
         raise ValueError("nested too deeply") from error
@@ -189,8 +191,6 @@ def payload_digest(payload: dict[str, Any]) -> str:
 
 def _bare(value: Any) -> Any:
     """Give an upload object, or a credential, with no more of its `auth` than where it leads."""
-    if isinstance(value, list):
-        return [_bare(one) for one in value]
     if not isinstance(value, dict) or "auth" not in value:
         return value
     bare = {key: one for key, one in value.items() if key != "auth"}

@@ -77,6 +77,8 @@ async def _repeat(
             await work()
         except StateUnavailable as fault:
             log.warning("the state cannot be tended: %s", fault.message)
+        except Exception:  # the others must go on
+            log.exception("the state cannot be tended: a fault of ours")
         # Workers that were started together need not look together.
         await asyncio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311
 

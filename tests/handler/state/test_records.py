@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import orjson
@@ -102,6 +103,57 @@ def test_the_digest_knows_the_payload_and_not_its_secrets():
     assert payload_digest({**payload, "s3": {"bucket": "c"}}) != digest
     assert payload_digest({**payload, "prompt": {"1": {"inputs": {"auth": 1}}}}) != digest
     assert payload_digest({"prompt": {"auth": {}}}) != payload_digest({"prompt": {}})
+
+
+@pytest.mark.parametrize(
+    ("payload", "other"),
+    [
+        ({"s3": {"auth": {"endpoint": "https://a"}}}, {"s3": {"auth": {"endpoint": "https://b"}}}),
+        (
+            {"azure_blob_upload": {"auth": {"account": "a"}}},
+            {"azure_blob_upload": {"auth": {"account": "b"}}},
+        ),
+        (
+            {"azure_blob_upload": {"auth": {"connection_string": "AccountName=a;AccountKey=k"}}},
+            {"azure_blob_upload": {"auth": {"connection_string": "AccountName=b;AccountKey=k"}}},
+        ),
+        (
+            {"credentials": [{"url_pattern": "s3://b/*", "auth": {"endpoint": "https://a"}}]},
+            {"credentials": [{"url_pattern": "s3://b/*", "auth": {"endpoint": "https://b"}}]},
+        ),
+    ],
+)
+def test_another_store_is_another_payload(payload, other):
+    """The same bucket and name elsewhere is another file, whoever asks."""
+    assert payload_digest(payload) != payload_digest(other)
+
+
+def test_fresh_keys_of_the_same_store_are_the_same_payload():
+    """Whoever comes again may have been lent new ones."""
+
+    def sent(key):
+        auth = {"endpoint": "https://a", "access_key_id": key, "secret_access_key": key}
+        text = f"AccountName=a;AccountKey={key}"
+        return {
+            "s3": {"bucket": "b", "auth": auth},
+            "azure_blob_upload": {"auth": {"connection_string": text}},
+            "credentials": [{"url_pattern": "s3://b/*", "auth": auth}],
+        }
+
+    assert payload_digest(sent("old")) == payload_digest(sent("new"))
+
+
+def test_what_is_nested_too_deeply_is_told_at_once():
+    """Also where it is large: the event loop waits for it."""
+    deep: list = []
+    for _ in range(600):
+        deep = [deep]
+    begun = time.monotonic()
+
+    with pytest.raises(ValueError, match="deeply"):
+        payload_digest({"prompt": {}, "large": [0] * 2_000_000, "deep": deep})
+
+    assert time.monotonic() - begun < 1
 
 
 def test_every_json_has_a_digest():
