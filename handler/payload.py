@@ -219,7 +219,9 @@ def invalid_payload(error: ValidationError) -> InvalidPayload:
         {
             "location": ".".join(str(part) for part in fault["loc"]),
             # Pydantic's own text has the value in it.
-            "message": _NO_TYPE if fault["type"] == "union_tag_invalid" else fault["msg"],
+            "message": _NO_TYPE
+            if fault["type"] == "union_tag_invalid"
+            else fault["msg"].removeprefix("Value error, "),
         }
         for fault in error.errors(include_url=False, include_context=False, include_input=False)
     ]

@@ -129,24 +129,22 @@ class Handler:
         """
         self._parts.events.open()
         self._startup.begin()
+        # What an earlier process has left to be told waits for no boot.
+        telling = asyncio.create_task(self._endings.open(), name="open-outbox")
         try:
             await self._engine.start()
             # Not before: what the engine's boot can be spared is spared.
             await self._ledger.opened()
-            await self._endings.open()
         except HandlerError as error:
             self._boot_error = error
             self._engine_ready.set()  # whoever waits is told
             await self._startup.give_up()
-            await self._tell_what_is_left()
+            with contextlib.suppress(HandlerError):  # jobs that failed are told, too
+                await self._ledger.opened()
             raise
+        finally:
+            await asyncio.gather(telling, return_exceptions=True)
         self._started = True
-
-    async def _tell_what_is_left(self) -> None:
-        """Deliver what an earlier process has left, although no job can be run here."""
-        for opening in (self._ledger.opened, self._endings.open):
-            with contextlib.suppress(HandlerError):
-                await opening()
 
     async def drain(self, timeout_s: float | None = None) -> bool:
         """Refuse new jobs and wait for those in hand, and for who is to be told of them.

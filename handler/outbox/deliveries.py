@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import logging
 import random
@@ -58,6 +59,7 @@ class Deliveries:
         self._clock = clock
         self._lanes = Lanes(terms.most, terms.most_a_host)
         self._hurried = False
+        self._haste: collections.Counter[str] = collections.Counter()
         self._left = 0
         self._wake = asyncio.Event()
         self._changed = asyncio.Event()
@@ -187,12 +189,26 @@ class Deliveries:
         else:
             if letter.id not in self._held:
                 await self._on_disk(self._journal.note, letter)
+                if self._given_time(letter):
+                    self._left += 1
+                    self._let_go(letter)
+                    return
             wait_s = verdict.wait_s
             if self._hurried and not verdict.asked:
                 wait_s = min(wait_s, self._terms.hurried_wait_s)
             level = logging.WARNING if letter.tries == 1 else logging.INFO
             log.log(level, "%s: %s; try %d in %.1f s", what, letter.said, letter.tries + 1, wait_s)
             self._put_back(letter, wait_s)
+
+    def _given_time(self, letter: Posted) -> bool:
+        """Tell whether a letter had its tries of a drain: a dead receiver must not cost all of it.
+
+        The next start goes on with it.
+        """
+        if not self._hurried:
+            return False
+        self._haste[letter.id] += 1
+        return self._haste[letter.id] >= self._terms.hurried_tries
 
     async def _on_disk(self, call: Callable[[Posted], None], letter: Posted) -> bool:
         """Change the disk; where it cannot be, the letter comes again at the next start."""

@@ -154,6 +154,7 @@ class Terms:
         longest_retry_after_s: the most that a receiver's Retry-After is heeded.
         refusal_wait_s: before the one further try of a letter that was refused.
         hurried_wait_s: the longest wait while the outbox is drained.
+        hurried_tries: of one letter meanwhile; then it is left for the next start.
         watch_s: between looks for letters of processes that are gone.
         most: deliveries under way at once; most_a_host: of them to one host.
         max_letters, max_bytes: pending and dead ones together.
@@ -167,6 +168,7 @@ class Terms:
     longest_retry_after_s: float = 3600.0
     refusal_wait_s: float = 30.0
     hurried_wait_s: float = 2.0
+    hurried_tries: int = 4
     watch_s: float = 5.0
     most: int = 64
     most_a_host: int = 8

@@ -608,3 +608,13 @@ async def test_a_large_payload_is_told_from_others_in_a_thread(tmp_path):
         with pytest.raises(Conflict):
             await handler.enter({"prompt": GRAPH, "id": "x"}, KEYED)
         assert len(engine.prompts) <= 1
+
+
+async def test_a_payload_that_is_nested_too_deeply_is_the_callers_fault(tmp_path):
+    """It could be told from no other."""
+    deep: list = []
+    for _ in range(600):
+        deep = [deep]
+    async with worker(tmp_path) as (handler, _):
+        with pytest.raises(InvalidPayload, match="nested too deeply"):
+            await handler.enter({"prompt": GRAPH, "unknown": deep}, KEYED)

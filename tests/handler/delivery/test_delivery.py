@@ -87,7 +87,7 @@ def delivery(
     return Delivery(
         [(target, uploader) for uploader in uploaders],
         "job-1",
-        gate=asyncio.Semaphore(gate),
+        gate=asyncio.Semaphore(gate) if isinstance(gate, int) else gate,
         limits=limits,
         on_progress=on_progress,
         on_stored=on_stored,
@@ -333,6 +333,25 @@ async def test_without_all_bytes_there_is_no_commit(output):
     async with delivery(ledger) as job:
         assert await job.finish([]) == []
     assert ledger.commits == []
+
+
+async def test_a_server_that_takes_a_byte_a_second_is_given_up(output):
+    """All jobs share the places: some silent servers must not hold them for an hour."""
+    limits = Limits(tries=1, timeout_s=3600, grace_s=0.05, slowest=1 << 20)
+    slow, other = Shelf(), Shelf()
+    slow.gate = asyncio.Event()
+    gate = asyncio.Semaphore(1)
+
+    async with delivery(slow, limits=limits, gate=gate) as held, delivery(other, gate=gate) as job:
+        await held.submit(output("a.png"))
+        await asyncio.sleep(0)
+        stored = await job.finish([output("b.png")])
+        with pytest.raises(UploadFailed, match=r"not done within 0\.05"):
+            await held.finish([output("a.png")])
+
+    assert stored[0][0].target == "s3"
+    assert limits.longest_s(1 << 20) == 1.05
+    assert limits.longest_s(1 << 40) == 3600
 
 
 async def test_a_cancelled_job_ends_its_uploads(output):

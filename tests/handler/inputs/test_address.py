@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 import pytest
@@ -240,6 +242,22 @@ async def test_silent_dns_does_not_hold_a_job_up():
     with pytest.raises(InputFailed, match=r"no answer for example\.com") as caught:
         await AddressPolicy(resolver=silent, dns_timeout_s=0.01).resolve("example.com", 80)
     assert caught.value.retryable
+
+
+async def test_names_are_looked_up_beside_pythons_shared_threads():
+    """Silent name servers would hold them all; and whoever holds them holds up no look-up."""
+    held = threading.Event()
+    with ThreadPoolExecutor(1) as shared:
+        asyncio.get_running_loop().set_default_executor(shared)
+        waiting = asyncio.get_running_loop().run_in_executor(None, held.wait)
+        try:
+            async with asyncio.timeout(10):
+                found = await AddressPolicy("*").resolve("localhost", 80)
+        finally:
+            held.set()
+            await waiting
+
+    assert {"127.0.0.1", "::1"} & set(found)
 
 
 def test_its_repr_tells_no_names():

@@ -208,6 +208,24 @@ async def test_drain_does_not_wait_for_what_cannot_come(tmp_path, receiver):
     assert len(receiver.posts) == 2
 
 
+async def test_a_receiver_that_is_down_does_not_cost_the_whole_drain(tmp_path, receiver):
+    """After some tries the letter is left for the next start, which delivers it."""
+    receiver.replies["/hook"] = [503]
+    terms = replace(TERMS, hurried_wait_s=0.01, hurried_tries=3)
+    async with opened(tmp_path, terms=terms) as outbox:
+        await outbox.post(letter(receiver.url(), "a"))
+        await outbox.post(letter(receiver.url("/well"), "b"))
+        await tried(outbox)
+        before = sum(post.id == "a" for post in receiver.posts)
+        async with asyncio.timeout(10):
+            assert await outbox.drain(3000) == 1
+        assert sum(post.id == "a" for post in receiver.posts) <= before + 4  # one was under way
+    receiver.replies["/hook"] = [200]
+    async with opened(tmp_path) as outbox:
+        await gone(outbox)
+    assert [post.id for post in receiver.posts][-1] == "a"
+
+
 async def test_fault_of_the_listener_costs_no_letter(tmp_path, receiver, caplog):
     """It is logged."""
 
