@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from handler.delivery.base import PutFailed, Stored, allowed, need, not_configured
 from handler.delivery.names import disposition, escaped, plain
-from handler.delivery.pinned import dialled, pinned_session
+from handler.delivery.pinned import Lines, dialled, pinned_session
 from handler.delivery.strike import secrets_of
 from handler.transfer.azure_source import AzureAccount
 
@@ -63,6 +63,8 @@ class AzureUploader:
         self.own_credentials = target.auth is not None
         self._account = _of_request(target) or account
         self._service: Any = None
+        self._url = ""
+        self._lines = Lines()
         self._lock = threading.Lock()
         given = self._account
         self.secrets = secrets_of(
@@ -71,8 +73,7 @@ class AzureUploader:
 
     def location(self, key: str) -> str:
         """Give the URL; documented at the port."""
-        url = self._service.url.partition("?")[0].rstrip("/") if self._service else ""
-        return f"{url or self._account.account}/{self._target.container}/{plain(key)}"
+        return f"{self._url or self._account.account}/{self._target.container}/{plain(key)}"
 
     async def check(self) -> None:
         """Look for library, account and a right endpoint; documented at the port."""
@@ -106,7 +107,7 @@ class AzureUploader:
             if self.own_credentials:
                 session = await self._pinned(service.url)
                 service = await self._threads.call(lambda: self._new(session))
-            self._service = service
+            self._service, self._url = service, service.url.partition("?")[0].rstrip("/")
         return self._service
 
     async def _pinned(self, url: str) -> Any:
@@ -120,7 +121,8 @@ class AzureUploader:
             ) from fault
         where = f"{self.kind}.auth"
         addresses = await allowed(self._policy, parts.hostname or "", port, where)
-        return pinned_session(f"{parts.scheme}://{parts.netloc}", dialled(addresses))
+        self._lines = Lines()
+        return pinned_session(f"{parts.scheme}://{parts.netloc}", dialled(addresses), self._lines)
 
     def _new(self, session: Any) -> Any:
         """Make a client. Blocking: importing the library takes its time.
@@ -176,14 +178,27 @@ class AzureUploader:
 
     async def put(self, item: Upload, progress: Progress) -> Stored:
         """Upload a blob; documented at the port."""
-        await self._open()
+        service = await self._open()
         left = threading.Event()
-        etag = await self._threads.call(lambda: self._put(item, progress, left), abort=left.set)
+        etag = await self._threads.call(
+            lambda: self._put(service, item, progress, left),
+            abort=lambda: self._leave(service, left),
+        )
         location = self.location(item.key)
-        link = self._link(item.key) if self._target.presign_s else ""
+        link = self._link(service, item.key) if self._target.presign_s else ""
         return Stored(link or location, location, etag)
 
-    def _put(self, item: Upload, progress: Progress, left: threading.Event) -> str | None:
+    def _leave(self, service: Any, left: threading.Event) -> None:
+        """End an upload; the request's own store may be one that never says its last word."""
+        left.set()
+        if self.own_credentials and service is self._service:
+            self._service = None  # the next try has a client of its own
+            self._lines.cut()
+            service.close()
+
+    def _put(
+        self, service: Any, item: Upload, progress: Progress, left: threading.Event
+    ) -> str | None:
         """Upload a blob and give its ETag. Blocking."""
         from azure.core.exceptions import AzureError
         from azure.storage.blob import ContentSettings
@@ -202,7 +217,7 @@ class AzureUploader:
             content_disposition=disposition(kind, item.name) if kind else None,
         )
         try:
-            blob = self._service.get_blob_client(target.container, item.key)
+            blob = service.get_blob_client(target.container, item.key)
             with item.path.open("rb") as file:
                 answer = blob.upload_blob(
                     file,
@@ -220,20 +235,19 @@ class AzureUploader:
             raise PutFailed("the upload was ended", passing=False) from None
         return str(answer.get("etag") or "").strip('"') or None
 
-    def _link(self, key: str) -> str:
+    def _link(self, service: Any, key: str) -> str:
         from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
         assert self._target.presign_s is not None
         token = generate_blob_sas(
-            self._service.account_name,
+            service.account_name,
             self._target.container,
             key,
-            account_key=self._service.credential.account_key,
+            account_key=service.credential.account_key,
             permission=BlobSasPermissions(read=True),
             expiry=dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self._target.presign_s),
         )
-        url = self._service.url.partition("?")[0].rstrip("/")
-        return f"{url}/{self._target.container}/{escaped(key)}?{token}"
+        return f"{self._url}/{self._target.container}/{escaped(key)}?{token}"
 
     async def close(self) -> None:
         """Close the client; documented at the port."""

@@ -7,6 +7,9 @@ name kept for `Host` and for TLS, and to no other host.
 
 from __future__ import annotations
 
+import contextlib
+import socket
+import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -24,10 +27,79 @@ def dialled(addresses: Sequence[str]) -> str:
     return next((address for address in addresses if ":" not in address), addresses[0])
 
 
+class Lines:
+    """Connections that can be cut amid a request.
+
+    The libraries know no longest time of one: a server that says a byte a minute would hold a
+    thread for ever.
+    """
+
+    def __init__(self) -> None:
+        self._open: set[Any] = set()
+        self._lock = threading.Lock()
+        self._is_cut = False
+
+    def pools(self) -> dict[str, Any]:
+        """Give urllib3's pools, by scheme, with connections that are known here."""
+        from urllib3.connection import HTTPConnection, HTTPSConnection
+        from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+        lines = self
+
+        class Plain(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                lines._add(self)
+
+            def close(self) -> None:
+                lines._open.discard(self)
+                super().close()
+
+        class Secure(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                lines._add(self)
+
+            def close(self) -> None:
+                lines._open.discard(self)
+                super().close()
+
+        class PlainPool(HTTPConnectionPool):
+            ConnectionCls = Plain
+
+        class SecurePool(HTTPSConnectionPool):
+            ConnectionCls = Secure
+
+        return {"http": PlainPool, "https": SecurePool}
+
+    def _add(self, connection: Any) -> None:
+        with self._lock:
+            self._open.add(connection)
+            cut = self._is_cut
+        if cut:
+            _hang_up(connection)
+
+    def cut(self) -> None:
+        """Hang up on every connection, and on those that come."""
+        with self._lock:
+            self._is_cut = True
+            found = list(self._open)
+        for connection in found:
+            _hang_up(connection)
+
+
+def _hang_up(connection: Any) -> None:
+    sock = connection.sock
+    if sock is not None:
+        with contextlib.suppress(OSError):  # it is closed already
+            # Of the socket below TLS: whoever reads is woken, and sees the end.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+
 class PinnedSender:
     """A handler of botocore's `before-send`: it answers requests in place of its session.
 
-    Close it with its client, which knows nothing of its connections.
+    Close it with its client, which knows nothing of its connections: requests under way fail.
     """
 
     def __init__(
@@ -39,9 +111,8 @@ class PinnedSender:
             timeout_s: longest silence of the other side.
             trust: TLS trust, of this sender alone; certifi's roots by default.
         """
-        import urllib3
-
-        self._pool = _pool(urllib3, endpoint, address, timeout_s, trust)
+        self._lines = Lines()
+        self._pool = _pool(self._lines, endpoint, address, timeout_s, trust)
         self._host, self._place = _host(endpoint), _place(endpoint)
 
     def __call__(self, request: Any, **_told: Any) -> Any:
@@ -75,12 +146,17 @@ class PinnedSender:
         return response
 
     def close(self) -> None:
-        """Close the connections that wait for another request."""
+        """Close the connections, also those of requests under way."""
+        self._lines.cut()
         self._pool.close()
 
 
-def pinned_session(endpoint: str, address: str) -> Any:
-    """Make a session of requests that knows one origin, for Azure's library."""
+def pinned_session(endpoint: str, address: str, lines: Lines | None = None) -> Any:
+    """Make a session of requests that knows one origin, for Azure's library.
+
+    Args:
+        lines: its connections.
+    """
     import requests
     from requests.adapters import HTTPAdapter
 
@@ -89,6 +165,8 @@ def pinned_session(endpoint: str, address: str) -> Any:
     class Pinned(HTTPAdapter):
         def init_poolmanager(self, *args: Any, **options: Any) -> None:
             super().init_poolmanager(*args, server_hostname=parts.hostname, **options)
+            manager: Any = self.poolmanager
+            manager.pool_classes_by_scheme = (lines or Lines()).pools()
 
         def send(self, request: Any, *args: Any, **options: Any) -> Any:
             pinned: Any = request.copy()
@@ -106,18 +184,20 @@ def pinned_session(endpoint: str, address: str) -> Any:
 
 
 def _pool(
-    urllib3: Any, endpoint: str, address: str, timeout_s: float, trust: ssl.SSLContext | None
+    lines: Lines, endpoint: str, address: str, timeout_s: float, trust: ssl.SSLContext | None
 ) -> Any:
-    parts = urlsplit(endpoint)
+    import urllib3
+
+    parts, pools = urlsplit(endpoint), lines.pools()
     options: dict[str, Any] = {
         "timeout": urllib3.Timeout(connect=10.0, read=timeout_s),
         "maxsize": 8,
     }
     port = parts.port or _PORTS[parts.scheme]
     if parts.scheme == "http":
-        return urllib3.HTTPConnectionPool(_bracketed(address), port, **options)
+        return pools["http"](_bracketed(address), port, **options)
     trust = trust or httpx.create_ssl_context(trust_env=False)
-    return urllib3.HTTPSConnectionPool(
+    return pools["https"](
         _bracketed(address), port, ssl_context=trust, server_hostname=parts.hostname, **options
     )
 

@@ -105,12 +105,19 @@ class S3Uploader:
         client = await self._client()
         left = threading.Event()
         etag = await self._threads.call(
-            lambda: self._put(client, item, progress, left), abort=left.set
+            lambda: self._put(client, item, progress, left), abort=lambda: self._leave(client, left)
         )
         location = self.location(item.key)
         seconds = self._target.presign_s
         url = await self._threads.call(lambda: self._link(client, item.key)) if seconds else None
         return Stored(url or location, location, etag)
+
+    def _leave(self, client: Any, left: threading.Event) -> None:
+        """End a put; the request's own store may be one that never says its last word."""
+        left.set()
+        if client is self._own:
+            self._own = None  # the next try has a client of its own
+            client.close()
 
     async def _place(self) -> S3Place:
         """Find the region and the store; one that the request names is held to the policy."""
