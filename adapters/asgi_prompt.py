@@ -11,7 +11,7 @@ from adapters.asgi_answer import AnswerResponse, Form, accepted_form
 from adapters.asgi_json import Json, refusal
 from adapters.asgi_paths import job_path
 from adapters.asgi_streams import unless_gone
-from handler.errors import HandlerError, InvalidPayload, ResultGone, StateUnavailable
+from handler.errors import Conflict, HandlerError, InvalidPayload, ResultGone, StateUnavailable
 from handler.submission import Submission
 
 if TYPE_CHECKING:
@@ -52,7 +52,12 @@ class PromptRoute:
         wait_s = wait_of(request.headers) if how.respond_async else 0
         form = accepted_form(request.headers.get("accept", ""))
         body = await self._bodies.read(request, self._most_bytes)
-        entry = await self._handler.enter(body, how)
+        try:
+            entry = await self._handler.enter(body, how)
+        except Conflict as fault:
+            if fault.location == "key":
+                fault.location = "header.Idempotency-Key"
+            raise
         del body  # may be most of our memory
         headers = {"X-Comfyfn-Id": quote(entry.id, safe="")}
         if entry.job is not None:

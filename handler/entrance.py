@@ -9,13 +9,14 @@ none of it                   a run of its own
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from handler.errors import Conflict, HandlerError, InvalidPayload
-from handler.job import Job, Phase
+from handler.errors import Conflict, HandlerError, InvalidPayload, StateUnavailable
+from handler.job import Job, Phase, shortened
 from handler.payload import PromptRequest, parse_payload
 from handler.pipeline.echo import echo
 from handler.state.records import JobRecord, payload_digest
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from handler.tracing.tracer import NullTracer, Tracer
     from handler.webhooks import Promised
 
+log = logging.getLogger("comfyfn.service")
 Begin = Callable[[Job, PromptRequest, "Promised | None"], None]
 CHECK_WITHIN_S = 5.0
 """A 202 waits so long for the graph to be checked: a fault of the caller's is told at once."""
@@ -88,6 +90,7 @@ class Entrance:
         self._ledger = ledger
         self._endings = endings
         self._tracer = tracer
+        self._begun = 0
         self._admit = admit
         self._begin = begin
         self._ready = ready
@@ -95,18 +98,55 @@ class Entrance:
 
     async def enter(self, payload: Any, how: Submission) -> Entry:
         """See `Handler.enter`."""
-        request = parse_payload(payload)
+        begun = self._begun
+        try:
+            return await self._enter(payload, how)
+        except HandlerError as fault:
+            if begun == self._begun:  # else the job's own end is in the log
+                level = logging.INFO if fault.status < 500 else logging.WARNING
+                place = f" ({fault.location})" if fault.location else ""
+                told = shortened(fault.message)
+                log.log(level, "a payload is refused: %s%s: %s", fault.code, place, told)
+                self._parts.metrics.refused(fault.code, how.adapter)
+            raise
+
+    async def _check(self, request: PromptRequest, *, asynchronous: bool) -> None:
+        """Make sure that the outputs can go where they are to go, and that somebody is told.
+
+        Raises:
+            InvalidPayload, UrlNotAllowed: they cannot.
+            StateUnavailable: nobody could ask for the result.
+        """
         if request.targets:
             await self._parts.providers().check(request.targets)
         await self._endings.check(request)
+        told = request.targets or request.webhook or request.webhook_v2
+        if not asynchronous or told:
+            return
+        if self._parts.settings.output_retention_s <= 0:
+            raise InvalidPayload(
+                "a job that nobody waits for needs an upload or a webhook here: results are not "
+                "kept",
+                hint="OUTPUT_RETENTION_S=0 says so; name a target or a webhook, or wait",
+            )
+        if not self._ledger.remembers:
+            raise StateUnavailable(
+                "nobody could ask for the result: state cannot be kept",
+                hint="is STATE_DIR writable? With an upload or a webhook it is not needed",
+            )
+
+    async def _enter(self, payload: Any, how: Submission) -> Entry:
+        request = parse_payload(payload)
         asynchronous = not how.waits and (how.respond_async or request.asynchronous)
         recorded = asynchronous or how.key is not None or self._ledger.shared
         digest = ""
         if recorded or request.id is not None:
             digest = await _digest(payload)
         job = self.make(request, how, digest, asynchronous=asynchronous)
-        if not recorded and job.id not in self._entering:
-            return self._enter_here(job, request)
+        if not recorded:
+            await self._check(request, asynchronous=False)
+            if job.id not in self._entering:
+                return self._enter_here(job, request)
         self._entering.append(job.id)
         try:
             return await self._enter_recorded(job, request)
@@ -135,19 +175,24 @@ class Entrance:
             trace=self._tracer.begin(how.traceparent),
         )
 
+    def _start(self, job: Job, request: PromptRequest, promised: Promised | None) -> None:
+        self._begun += 1
+        self._begin(job, request, promised)
+
     def _enter_here(self, job: Job, request: PromptRequest) -> Entry:
         """Take in what concerns nobody but this process."""
         for other in self._same(job, request):
             if self._keeps and self._joinable(other):
                 return self._joined(other, None, request, job)
         self._admit()
-        self._begin(job, request, None)
+        self._start(job, request, None)
         return self._mine(job, request)
 
     async def _enter_recorded(self, job: Job, request: PromptRequest) -> Entry:
         """Take in what other workers, or a later process, may be asked for."""
         refused: HandlerError | None = None
         try:
+            await self._check(request, asynchronous=job.asynchronous)
             self._admit()
         except HandlerError as fault:
             if job.key is None:
@@ -169,10 +214,10 @@ class Entrance:
             raise
         if job.asynchronous:
             self._endings.accepting(job)
-            self._begin(job, request, promised)
+            self._start(job, request, promised)
             await self._accept(job, promised)
         else:
-            self._begin(job, request, promised)
+            self._start(job, request, promised)
         return self._mine(job, request)
 
     async def _enter_ledger(

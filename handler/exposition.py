@@ -135,6 +135,8 @@ def _counted(metrics: Metrics) -> Iterable[Metric]:
         metrics.jobs,
         ("outcome", "code", "adapter"),
     )
+    about = "Payloads that no job was made of, by error code and adapter."
+    yield _counter("refused", about, metrics.refusals, ("code", "adapter"))
     yield _spread("job_seconds", "Time of jobs, from arrival to end.", metrics.job_s, "outcome")
     yield _spread("job_phase_seconds", "Time of jobs in each phase.", metrics.phase_s, "phase")
     yield _one("gpu_seconds", "Time that the engine worked on jobs.", metrics.gpu_s)

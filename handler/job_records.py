@@ -15,16 +15,17 @@ HAPPENED = frozenset({"phase", "output", "succeeded", "failed", "cancelled"})
 """The events that a record has: those that tell what happened, without the steps in between."""
 
 
-def record_of(job: Job, instance: str) -> JobRecord:
+def record_of(job: Job, instance: str, worker: str) -> JobRecord:
     """Make the record of a job that is about to begin.
 
     Args:
-        instance: the worker that has it.
+        instance, worker: id and name of the worker that has it.
     """
     return JobRecord(
         id=job.id,
         uid=job.uid,
         instance=instance,
+        worker=worker,
         created=job.created_at,
         adapter=job.adapter,
         digest=job.digest,

@@ -171,6 +171,11 @@ class Ledger:
         """Our id among the workers; it begins with our name."""
         return self._state.instance.id if self._state is not None else self._instance
 
+    @property
+    def worker(self) -> str:
+        """Our name, for people."""
+        return self._state.instance.name if self._state is not None else self._instance
+
     # -- writing ----------------------------------------------------------------------------------
 
     async def enter(self, job: Job, *, known_only: bool = False) -> Entered | None:
@@ -195,7 +200,7 @@ class Ledger:
                     hint="is STATE_DIR writable?",
                 )
             return None
-        record = record_of(job, self.instance)
+        record = record_of(job, self.instance, self.worker)
         if known_only:
             return await state.admission.known(record)
         if job.key is not None or job.asynchronous:
@@ -258,7 +263,7 @@ class Ledger:
             if job.phase.final:  # meanwhile
                 self._write_once(job)
                 return
-            record = replace(record_of(job, self.instance), phase=job.phase.value)
+            record = replace(record_of(job, self.instance, self.worker), phase=job.phase.value)
             if not await create_newest(state.store, record):
                 return
         except HandlerError as fault:
@@ -303,7 +308,7 @@ class Ledger:
 
     def _write_once(self, job: Job) -> None:
         assert self._behind is not None
-        self._behind.add(ended(job, record_of(job, self.instance)))
+        self._behind.add(ended(job, record_of(job, self.instance, self.worker)))
 
     async def written(self, uid: str) -> None:
         """Wait until the end of a run is written, for some seconds at most."""
@@ -364,7 +369,7 @@ class Ledger:
 
     async def record_of(self, job: Job) -> JobRecord:
         """Give the record of a job of this process, as it is now."""
-        record = record_of(job, self.instance)
+        record = record_of(job, self.instance, self.worker)
         return ended(job, record) if job.phase.final else replace(record, phase=job.phase.value)
 
     async def logged(self, uid: str, after: int) -> list[LoggedEvent]:

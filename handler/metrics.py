@@ -164,6 +164,7 @@ class Metrics:
         self.bytes_in = Counts()
         self.bytes_out = Counts()
         self.models = Counts()
+        self.refusals = Counts()
         self.uploads = Counts()
         self.upload_s = Counts()
         self.webhooks = Counts()
@@ -188,6 +189,10 @@ class Metrics:
         if not job.asynchronous:
             inline = [o.bytes for o in job.outputs if o.path is not None and o.url is None]
             self.bytes_out.add("inline", amount=sum(inline))
+
+    def refused(self, code: str, adapter: str) -> None:
+        """Count a payload that no job was made of."""
+        self.refusals.add(code, adapter)
 
     def node_ended(self, class_type: str, seconds: float) -> None:
         """Count a node that ran."""

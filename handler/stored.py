@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import uuid
 from dataclasses import replace
@@ -137,8 +138,16 @@ async def _output(
 
 
 def _copy(source: BinaryIO, path: Path) -> None:
-    with source, path.open("wb") as target:
-        shutil.copyfileobj(source, target, 1 << 20)
+    """Have a kept file under a path of our own, linked where that is possible.
+
+    Who reads slowly, many times at once, would fill the disk with copies.
+    """
+    with source:
+        try:
+            os.link(getattr(source, "name", ""), path)
+        except OSError:  # another disk, no file, or gone meanwhile: it is open all the same
+            with path.open("wb") as target:
+                shutil.copyfileobj(source, target, 1 << 20)
 
 
 def _close(file: BinaryIO | None) -> None:

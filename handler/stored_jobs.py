@@ -129,7 +129,7 @@ class StoredJobs:
             **job.public(),
             "outputs": [_with_href(job.id, one) for one in job.public_outputs()],
             "adapter": job.adapter,
-            "instance": self._ledger.instance,
+            "instance": self._ledger.worker,
             "position": self._position(job),
         }
 
@@ -304,7 +304,7 @@ def record_public(record: JobRecord) -> dict[str, Any]:
         "redelivery": record.redelivery,
         "stage_s": {},
         "adapter": record.adapter,
-        "instance": record.instance,
+        "instance": record.worker or record.instance,
         "position": None,
     }
 

@@ -188,8 +188,12 @@ class DirectoryBlobs:
                 try:
                     # Resolved: a link to a symbolic link would be a link to a name that goes.
                     os.link(path.resolve(), aside)
+                    # The engine's umask lets others read; whose file it is not, it is copied.
+                    aside.chmod(0o600)
                 except OSError:
+                    aside.unlink(missing_ok=True)
                     shutil.copyfile(path, aside)
+                    aside.chmod(0o600)
                 self._move_in(aside, self._path(key))
             finally:
                 aside.unlink(missing_ok=True)

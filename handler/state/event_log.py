@@ -127,7 +127,8 @@ class EventLog:
         while len(lines) > 1 and sum(map(len, lines)) > self._most_bytes:
             del lines[0]
         part = path.with_suffix(".part")
-        part.write_bytes(b"".join(lines))
+        with os.fdopen(os.open(part, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "wb") as file:
+            file.write(b"".join(lines))
         part.replace(path)
         self._lines[uid] = len(lines)
 

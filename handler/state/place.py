@@ -57,7 +57,7 @@ class State:
                 "another worker may have it: only with STATE_URL set do workers know each other's "
                 "jobs; or it never came, or JOB_RETENTION_S is over"
             )
-        details = {"instance": self.instance.id, "shared": self.shared}
+        details = {"instance": self.instance.name, "shared": self.shared}
         return NotFound(
             f"{self.instance.name} knows no job {job_id[:200]!r}", hint=hint, details=details
         )

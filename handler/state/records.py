@@ -61,7 +61,8 @@ class JobRecord:
     Attributes:
         id: the caller's, or drawn. There is one record for an id: a later run takes its place.
         uid: names the run; unguessable.
-        instance: the worker that runs it.
+        instance: the id of the worker that runs it.
+        worker: its name, for people.
         phase: a value of `Phase`; the last three are final.
         digest: of the payload, see `payload_digest`.
         key: the idempotency key with its scope, where there is one.
@@ -74,6 +75,7 @@ class JobRecord:
     uid: str
     instance: str
     created: float
+    worker: str = ""
     adapter: str = ""
     phase: str = "received"
     started: float | None = None

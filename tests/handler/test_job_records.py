@@ -19,15 +19,16 @@ def a_job() -> Job:
 def test_a_record_begins_with_what_others_must_know():
     """Who has it, since when, and what it is told from others by."""
     job = a_job()
-    record = record_of(job, "worker-1")
-    assert (record.id, record.uid, record.instance) == ("mine", job.uid, "worker-1")
+    record = record_of(job, "worker-1", "Worker")
+    assert (record.id, record.uid) == ("mine", job.uid)
+    assert (record.instance, record.worker) == ("worker-1", "Worker")
     assert (record.digest, record.key, record.adapter) == ("d", "runpod:1", "runpod")
     assert (record.created, record.phase, record.final) == (job.created_at, "received", False)
 
 
 def test_the_first_run_is_when_it_started():
     """A prompt that is handed in again does not start anew."""
-    record = moved(record_of(a_job(), "w"), "queued", 5.0)
+    record = moved(record_of(a_job(), "w-1", "W"), "queued", 5.0)
     assert record.started is None
     record = moved(moved(record, "running", 7.0), "running", 9.0)
     assert (record.phase, record.started) == ("running", 7.0)
@@ -38,7 +39,7 @@ def test_an_end_is_told_with_its_outputs():
     job = a_job()
     job.hold([PICTURE], ["a b.png"])
     job.succeed([PICTURE], {"total_time": 1.0})
-    record = decode(encode(ended(job, record_of(job, "w"))))
+    record = decode(encode(ended(job, record_of(job, "w-1", "W"))))
     assert (record.phase, record.finished) == ("succeeded", job.finished_at)
     assert record.stats == {"total_time": 1.0}
     assert record.outputs == (output_record(PICTURE, "a b.png"),)
@@ -51,7 +52,7 @@ def test_a_failure_is_told_by_its_envelope():
     job = a_job()
     job.hold([PICTURE])
     job.fail(EngineDied("gone"))
-    record = ended(job, record_of(job, "w"))
+    record = ended(job, record_of(job, "w-1", "W"))
     assert record.error is not None
     assert (record.phase, record.error["code"], record.retryable) == ("failed", "engine_died", True)
     assert [one.name for one in record.outputs] == [""]
@@ -65,7 +66,7 @@ def test_events_are_those_that_happened():
         job.tell("progress", {"value": number})
     job.enter(Phase.RUNNING)
     job.succeed([])
-    events = ended(job, record_of(job, "w")).events
+    events = ended(job, record_of(job, "w-1", "W")).events
     assert len(events) == EVENTS_TAIL
     assert {one["type"] for one in events} <= HAPPENED
     assert events[-1]["type"] == "succeeded"

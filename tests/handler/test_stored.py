@@ -116,6 +116,19 @@ async def test_uploaded_outputs_are_files_again_where_files_are_wanted(state, tm
 
 
 @pytest.mark.parametrize("with_state", [True, False])
+async def test_who_reads_slowly_takes_no_room_on_the_disk(state, tmp_path):
+    """Many at once would have a copy each."""
+    (tmp_path / "a.png").write_bytes(b"abc")
+    await state.kept.put(RECORD.uid, "a.png", tmp_path / "a.png", time.time())
+    record = replace(RECORD, outputs=(entry(kept=True),))
+
+    answer = await stored_answer(record, HEAD, state, tmp_path / "scratch")
+
+    assert answer.files[0].path.stat().st_ino == (tmp_path / "a.png").stat().st_ino
+    await answer.close()
+    assert (tmp_path / "a.png").read_bytes() == b"abc"
+
+
 async def test_what_is_not_kept_is_gone(state, tmp_path, with_state):
     """It is said which output, and nothing is left of the others."""
     place = state if with_state else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 
 import boto3
@@ -11,7 +12,7 @@ import requests
 from botocore.exceptions import HTTPClientError
 from sources.puts import storing
 
-from handler.delivery.pinned import PinnedSender, dialled, pinned_session
+from handler.delivery.pinned import Lines, PinnedSender, dialled, pinned_session
 
 
 def client(endpoint, sender):
@@ -134,3 +135,58 @@ async def test_a_port_that_goes_without_saying_is_not_said():
     await server.wait_closed()
 
     assert b"Host: store.test\r\n" in heard[0]
+
+
+@contextlib.asynccontextmanager
+async def dripping(tls=None):
+    """A server that begins to answer, and never ends; give its port and what tells of a request."""
+    asked = asyncio.Event()
+
+    async def serve(reader, writer):
+        with contextlib.suppress(ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")
+            await writer.drain()
+            asked.set()
+            while await reader.read(1 << 16):
+                continue
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
+    async with server:
+        yield server.sockets[0].getsockname()[1], asked
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_sender_that_is_closed_hangs_up_amid_a_request(certificate, scheme):
+    """Else a server that never says its last word holds a thread for ever."""
+    server, chain = certificate
+    tls = server if scheme == "https" else None
+    async with dripping(tls) as (port, asked):
+        endpoint = f"{scheme}://files.test:{port}"
+        trust = ssl.create_default_context(cafile=chain) if tls else None
+        made = client(endpoint, PinnedSender(endpoint, "127.0.0.1", 60, trust))
+        putting = asyncio.create_task(put(made))
+        await asked.wait()
+
+        made.close()
+
+        with pytest.raises(HTTPClientError):
+            await asyncio.wait_for(putting, 10)
+
+
+async def test_a_session_hangs_up_when_its_lines_are_cut():
+    """And takes up no other line."""
+    lines = Lines()
+    async with dripping() as (port, asked):
+        endpoint = f"http://store.test:{port}"
+        with pinned_session(endpoint, "127.0.0.1", lines) as session:
+            asking = asyncio.create_task(asyncio.to_thread(session.get, endpoint, timeout=60))
+            await asked.wait()
+
+            lines.cut()
+
+            with pytest.raises(requests.RequestException):
+                await asyncio.wait_for(asking, 10)
+            with pytest.raises(requests.RequestException):
+                await asyncio.wait_for(asyncio.to_thread(session.get, endpoint, timeout=60), 10)

@@ -13,6 +13,7 @@ from handler.delivery.s3_client import S3Clients
 from handler.errors import InvalidPayload, UrlNotAllowed
 from handler.inputs.address import AddressPolicy
 from handler.targets import Targets
+from handler.transfer.threads import Threads
 
 SECRET = "canary4711secret"
 AUTH = {"access_key_id": "AK", "secret_access_key": SECRET}
@@ -232,6 +233,27 @@ async def test_a_store_that_cannot_be_reached_may_be_the_next_time(
     file.path.unlink()
     with pytest.raises(PutFailed, match="cannot be read"):
         await put.put(file, progress)
+
+
+async def test_a_store_that_never_answers_holds_no_thread_for_ever(no_environment, store, item):
+    """It would need a few dozens, and no upload of anybody's had one any more."""
+    store.gate = asyncio.Event()
+    pool = Threads(1)
+    fields = {"bucket": "results", "endpoint": store.url(), "auth": {"type": "s3", **AUTH}}
+    target = Targets.model_validate({"s3": fields}).s3
+    put = S3Uploader(target, S3Clients(None, None), AddressPolicy("127.0.0.1"), pool)
+    try:
+        for count in (1, 2):  # the second one with a client of its own
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await put.put(item("cat.png"), lambda _: None)
+            async with asyncio.timeout(10):
+                assert await pool.call(lambda: "free") == "free"
+            assert len(store.puts) >= count
+    finally:
+        store.gate.set()
+        await put.close()
+        pool.close()
 
 
 async def test_a_cancelled_upload_stops_by_itself(uploader, store, item):
