@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import httpx
 
@@ -36,7 +38,6 @@ from handler.transfer.operator import caller_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
     from handler.delivery.base import Uploader
     from handler.delivery.delivery import OnStored, Sent
@@ -58,12 +59,14 @@ class ProviderSettings:
         sources: the providers' accounts, the same that files are fetched with.
         header: HTTP_AUTH_HEADER_*, sent to `header_origins` (scheme, host, port).
         volumes: folders that `volume` may write to.
+        state_folders: and what is not of them, should it lie inside.
     """
 
     sources: SourceSettings
     header: HeaderAuth | None = None
     header_origins: frozenset[tuple[str, str, int]] = frozenset()
     volumes: tuple[Path, ...] = ()
+    state_folders: tuple[Path, ...] = ()
     limits: Limits = field(default_factory=Limits)
 
 
@@ -84,8 +87,17 @@ def provider_settings(settings: Settings) -> ProviderSettings:
         header=HeaderAuth.model_validate(header) if settings.http_auth_name else None,
         header_origins=frozenset(origin(httpx.URL(text)) for text in origins),
         volumes=settings.allow_volumes,
+        state_folders=_state_folders(settings),
         limits=Limits(tries=settings.upload_tries, timeout_s=settings.upload_timeout_s),
     )
+
+
+def _state_folders(settings: Settings) -> tuple[Path, ...]:
+    """Give the folders of STATE_DIR and STATE_URL: records, outputs, and webhooks to be sent."""
+    parts = urlsplit(settings.state_url)
+    text = "" if parts.scheme == "s3" else unquote(parts.path)
+    folders = (settings.state_folder, *((Path(text),) if text else ()))
+    return tuple(folder.expanduser().absolute() for folder in folders)
 
 
 class Providers:
@@ -154,7 +166,8 @@ class Providers:
         sources = self._settings.sources
         match target:
             case S3Target():
-                return S3Uploader(target, self._s3, self._policy, self._threads)
+                reserved = sources.s3_reserved
+                return S3Uploader(target, self._s3, self._policy, self._threads, reserved=reserved)
             case AzureTarget():
                 account = sources.azure or AzureAccount()
                 return AzureUploader(target, account, self._policy, self._threads)
@@ -179,7 +192,10 @@ class Providers:
             case PresignedTarget():
                 return PresignedUploader(target, self._checked, self._policy)
             case VolumeTarget():
-                return VolumeUploader(target, self._settings.volumes, self._threads)
+                set_ = self._settings
+                return VolumeUploader(
+                    target, set_.volumes, self._threads, reserved=set_.state_folders
+                )
         raise AssertionError(f"no uploader for {target!r}")
 
     def _gcs(self, target: GcsTarget) -> Uploader:

@@ -12,6 +12,7 @@ from handler.delivery.names import disposition
 from handler.delivery.pinned import dialled
 from handler.delivery.s3_client import S3Place, new_client
 from handler.delivery.strike import secrets_of
+from handler.transfer.s3_source import is_reserved
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,6 +49,7 @@ class S3Uploader:
     Args:
         policy: for endpoints that the request names.
         part_bytes: size of a part, and up to which a file goes in one request.
+        reserved: see `is_reserved`.
     """
 
     waits = False
@@ -60,6 +62,7 @@ class S3Uploader:
         threads: Threads,
         *,
         part_bytes: int = 16 << 20,
+        reserved: str = "",
         kind: str = "s3",
         scheme: str = "s3",
     ) -> None:
@@ -69,6 +72,7 @@ class S3Uploader:
         self._policy = policy
         self._threads = threads
         self._part_bytes = part_bytes
+        self._reserved = reserved
         self._scheme = scheme
         self._own: Any = None
         self.own_credentials = target.auth is not None
@@ -102,6 +106,10 @@ class S3Uploader:
 
     async def put(self, item: Upload, progress: Progress) -> Stored:
         """Put an object; documented at the port."""
+        if self._target.auth is None and is_reserved(self._reserved, self._target.bucket, item.key):
+            raise PutFailed(
+                "this worker keeps its state there", passing=False, hint="name another prefix"
+            )
         client = await self._client()
         left = threading.Event()
         etag = await self._threads.call(

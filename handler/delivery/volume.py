@@ -33,6 +33,7 @@ class VolumeUploader:
 
     Args:
         roots: ALLOW_VOLUMES.
+        reserved: folders that are not meant, although they may lie below.
     """
 
     kind = "volume"
@@ -40,8 +41,16 @@ class VolumeUploader:
     own_credentials = False
     secrets: Sequence[str] = ()
 
-    def __init__(self, target: VolumeTarget, roots: Sequence[Path], threads: Threads) -> None:
+    def __init__(
+        self,
+        target: VolumeTarget,
+        roots: Sequence[Path],
+        threads: Threads,
+        *,
+        reserved: Sequence[Path] = (),
+    ) -> None:
         self._path = Path(target.path)
+        self._reserved = reserved
         self._roots = roots
         self._threads = threads
 
@@ -85,6 +94,12 @@ class VolumeUploader:
         inner = self._path.relative_to(root) / item.key.lstrip("/")
         if ".." in inner.parts or not inner.name:
             raise PutFailed(f"{item.key} is no path inside of the volume", passing=False)
+        # No link is followed below the root: what is named is what is written.
+        place = root.resolve() / inner
+        if any(place.is_relative_to(folder.resolve()) for folder in self._reserved):
+            raise PutFailed(
+                "this worker keeps its state there", passing=False, hint="name another folder"
+            )
         try:
             with item.path.open("rb") as source, _folder(root, inner.parts[:-1]) as folder:
                 _publish(source.fileno(), folder, inner.name, item.size, progress, left)

@@ -9,6 +9,7 @@ import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import httpx
 from pydantic import SecretStr, ValidationError
@@ -102,7 +103,19 @@ def caller_settings(settings: Settings) -> SourceSettings:
     origins = filter(None, map(str.strip, settings.http_auth_origins.split(",")))
     patterns = [f"{str(httpx.URL(origin)).rstrip('/')}/**" for origin in origins]
     made = _source_settings(settings, patterns, settings.allow_paths)
-    return replace(made, header_withheld=bool(settings.http_auth_name))
+    return replace(
+        made,
+        header_withheld=bool(settings.http_auth_name),
+        s3_reserved=_state_objects(settings.state_url),
+    )
+
+
+def _state_objects(state_url: str) -> str:
+    """Give bucket and prefix of the state, `bucket/prefix/`; "" where it is in a folder."""
+    parts = urlsplit(state_url)
+    if parts.scheme != "s3":
+        return ""
+    return f"{'/'.join(filter(None, (parts.netloc, unquote(parts.path).strip('/'))))}/"
 
 
 def caller_policy(settings: Settings, resolver: Resolver | None = None) -> AddressPolicy:

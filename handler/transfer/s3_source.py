@@ -7,12 +7,13 @@ CPU of boto3's own reader. The key is taken as it is written: nothing in it is a
 
 from __future__ import annotations
 
+import posixpath
 import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from handler.credentials import Auth, S3Auth
-from handler.errors import InputFailed
+from handler.errors import InputFailed, UrlNotAllowed
 from handler.inputs.redact import redacted
 from handler.masking import masked
 from handler.transfer.http_source import open_http, release_http
@@ -36,6 +37,7 @@ class S3Source:
         free: for the operator's endpoint and Amazon's own.
         region, endpoint: where requests without any of their own go; the region is needed for
             them, the endpoint is Amazon's where None.
+        reserved: see `is_reserved`.
     """
 
     def __init__(
@@ -46,12 +48,14 @@ class S3Source:
         *,
         region: str | None = None,
         endpoint: str | None = None,
+        reserved: str = "",
     ) -> None:
         self._checked = checked
         self._free = free
         self._threads = threads
         self._region = region
         self._endpoint = endpoint
+        self._reserved = reserved
         self._clients: dict[str, Any] = {}
 
     async def stat(
@@ -96,6 +100,11 @@ class S3Source:
                 blame="image",
                 hint="set AWS_REGION and the AWS keys, or send `credentials` of type s3",
             )
+        if auth is None and is_reserved(self._reserved, found[1], found[2]):
+            raise UrlNotAllowed(
+                f"{redacted(url)} is where this worker keeps its state",
+                hint="what a job gave is to be had at /jobs/{id}/outputs/{name}",
+            )
         signed = await self._threads.call(lambda: self._presigned(found[1], found[2], auth, region))
         callers = auth is not None and auth.endpoint is not None
         http = self._checked if callers else self._free
@@ -132,6 +141,17 @@ class S3Source:
             region or auth.region or self._region or "us-east-1",
             auth.endpoint or self._endpoint,
         )
+
+
+def is_reserved(reserved: str, bucket: str, key: str) -> bool:
+    """Tell whether an object lies where the operator's keys must not be lent to callers.
+
+    Args:
+        reserved: `bucket/prefix/`; "" for nothing.
+    """
+    # Some stores read a path as a disk would.
+    place = posixpath.normpath(f"{bucket}/{key.lstrip('/')}")
+    return bool(reserved) and f"{place}/".startswith(reserved)
 
 
 def _new_client(auth: S3Auth | None, region: str, endpoint: str | None) -> Any:

@@ -184,6 +184,7 @@ class Sources:
             self._threads,
             region=set_.s3_region,
             endpoint=set_.s3_endpoint,
+            reserved=set_.s3_reserved,
         )
 
     def azure(self) -> AzureSource:

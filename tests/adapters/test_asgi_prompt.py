@@ -194,6 +194,7 @@ async def test_another_payload_under_the_same_key_is_a_conflict(tmp_path):
         await client.post("/prompt", json=PAYLOAD, headers=KEY)
         other = await client.post("/prompt", json={**PAYLOAD, "id": "you"}, headers=KEY)
     fault(other, 409, "conflict")
+    assert other.json()["location"] == "header.Idempotency-Key"
 
 
 async def test_a_plain_id_is_joined_while_it_runs(tmp_path):

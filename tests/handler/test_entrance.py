@@ -618,3 +618,51 @@ async def test_a_payload_that_is_nested_too_deeply_is_the_callers_fault(tmp_path
     async with worker(tmp_path) as (handler, _):
         with pytest.raises(InvalidPayload, match="nested too deeply"):
             await handler.enter({"prompt": GRAPH, "unknown": deep}, KEYED)
+
+
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [({"output_retention_s": 0.0}, InvalidPayload), ("folder", StateUnavailable)],
+)
+async def test_a_result_that_nobody_could_have_is_not_begun(tmp_path, broken, error):
+    """Who neither waits nor says where it shall go is refused where nothing is kept."""
+    settings = HERE if broken == "folder" else replace(HERE, **broken)
+    if broken == "folder":
+        (tmp_path / "state").write_text("in the way")
+    async with worker(tmp_path, settings) as (handler, engine), receiving() as receiver:
+        with pytest.raises(error):
+            await handler.enter(PAYLOAD, LATER)
+        assert not engine.prompts
+        entry = await handler.enter({**PAYLOAD, "webhook_v2": receiver.url()})
+        await entry.job.ended()
+        await until(lambda: receiver.posts)
+        await (await handler.handle(PAYLOAD)).close()
+
+
+async def test_a_known_key_needs_no_storage(tmp_path):
+    """Its result is there, whatever this worker could not do with the payload now."""
+    async with worker(tmp_path, replace(HERE, allow_volumes=(tmp_path / "v",))) as (handler, _):
+        (tmp_path / "v").mkdir()
+        payload = {**PAYLOAD, "volume": {"path": str(tmp_path / "v")}}
+        await (await handler.handle(payload, KEYED)).close()
+    async with worker(tmp_path, HERE) as (handler, engine):
+        with pytest.raises(InvalidPayload):
+            await handler.enter(payload)
+        async with await handler.handle(payload, KEYED) as answer:
+            assert answer.outputs[0].uploads
+        assert not engine.prompts
+
+
+async def test_what_is_refused_is_in_the_log_and_in_the_figures(tmp_path, caplog):
+    """With its code and place; the job's own end tells of one that was begun."""
+    caplog.set_level("INFO")
+    async with worker(tmp_path) as (handler, _):
+        with pytest.raises(InvalidPayload):
+            await handler.enter({**PAYLOAD, "hf_upload": {"repo": "a/b"}}, KEYED)
+        with pytest.raises(InvalidWorkflow):
+            await handler.enter({"prompt": BAD}, LATER)
+        refused = handler._parts.metrics.refusals.values
+    assert dict(refused) == {("invalid_payload", "http"): 1}
+    lines = [one.message for one in caplog.records if "refused" in one.message]
+    assert len(lines) == 1
+    assert "invalid_payload" in lines[0]

@@ -96,9 +96,14 @@ def test_a_server_that_answers_twice_does_not_make_a_loser(blobs):
     assert not blobs.create(KEY, b"other")
 
 
-def test_nobody_else_may_read(blobs):
-    """Neither the folder nor the files."""
+def test_nobody_else_may_read(blobs, tmp_path):
+    """Neither the folder nor the files, however an output was written."""
     blobs.create(KEY, b"0")
+    picture = tmp_path / "x.png"
+    picture.write_bytes(b"x")
+    picture.chmod(0o644)
+    blobs.keep("outputs/aa/x", picture)
+    assert stat.S_IMODE((blobs._folder / "outputs/aa/x").stat().st_mode) == 0o600
 
     assert stat.S_IMODE(blobs._folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((blobs._folder / KEY / "000001").stat().st_mode) == 0o600
