@@ -12,6 +12,10 @@ class UploadEntry(BaseModel):
 
     target: str = Field(description="the key of the request: s3, http_upload and so on")
     url: str
+    location: str = Field(description="where it is, with nothing that lets anybody in")
+    expires_at: int | None = Field(
+        None, description="of a link that anybody can fetch: it is good until then, in Unix seconds"
+    )
     bytes: int
     seconds: float
     etag: str | None
@@ -101,7 +105,6 @@ class Stats(BaseModel):
     spilled: bool = Field(
         False, description="the answer was over its limit: outputs went to OUTPUT_STORAGE"
     )
-    webhooks: dict[str, str] = Field({}, description="by key: posted, or lost and why")
 
 
 class Echo(BaseModel):
@@ -177,6 +180,9 @@ class ErrorAnswer(BaseModel):
     log_tail: list[str] | None
     message: str
     statusCode: int  # noqa: N815
+    stats: dict[str, Any] | None = Field(
+        None, description="of a job that ended by it: where the time went, as far as it got"
+    )
 
 
 class InterruptRequest(BaseModel):
@@ -203,6 +209,19 @@ class RedeliveryEntry(BaseModel):
     at: float = Field(description="Unix seconds")
 
 
+class WebhookEntry(BaseModel):
+    """What came of the posts of one webhook."""
+
+    status: str = Field(
+        description="pending, delivered, nothing to tell; given up, or lost before it was posted: "
+        "then with a colon and why"
+    )
+    tries: int = Field(description="of the newest post")
+    posts: int | None = Field(None, description="of webhook: how many there are")
+    delivered: list[int] | None = Field(None, description="of webhook: the numbers of those posts")
+    given_up: list[int] | None = Field(None, description="of webhook: the numbers of those posts")
+
+
 class JobRecord(BaseModel):
     """How a job is."""
 
@@ -216,10 +235,11 @@ class JobRecord(BaseModel):
     progress: dict[str, Any] | None
     outputs: list[JobOutput]
     stats: dict[str, Any] | None = Field(
-        description="as in the answer; of a job that failed, what its webhooks came to"
+        description="as in the answer; of a job that failed, those that there are by then"
     )
     error: ErrorAnswer | None
     redelivery: RedeliveryEntry | None = Field(description="how the newest one ended")
+    webhooks: dict[str, WebhookEntry] | None = Field(description="by key of the request")
     stage_s: dict[str, float] = Field(description="seconds by status, in the worker that ran it")
     adapter: str = Field(description="how it came, http")
     instance: str = Field(description="the worker that has or had it")

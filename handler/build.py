@@ -163,12 +163,17 @@ def build_webhooks(settings: Settings, metrics: Metrics, scratch: Path) -> Webho
     """Wire what tells callers of their jobs' ends; its outbox opens on first need."""
 
     async def opened() -> Outbox:
-        outbox = build_outbox(settings, metrics.webhook)
+        outbox = build_outbox(settings, tried)
         await outbox.open()
         return outbox
 
+    def tried(delivery: Delivery) -> None:
+        metrics.webhook(delivery)
+        webhooks.tried(delivery)
+
     # Named without its package, which loads cryptography.
-    return Webhooks(opened, scratch, folder=settings.state_folder / "outbox")
+    webhooks = Webhooks(opened, scratch, folder=settings.state_folder / "outbox")
+    return webhooks
 
 
 def build_outbox(settings: Settings, listener: Callable[[Delivery], None] | None = None) -> Outbox:

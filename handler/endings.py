@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from handler.errors import HandlerError, InvalidPayload, JobCancelled
 from handler.ledger import KEEP_PLAIN_S
+from handler.webhook_notes import LEGACY, V2, awaited, settled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -108,13 +109,18 @@ class Endings:
         """Make sure that a webhook is told even if this process dies."""
         if self._webhooks is None:
             return None
-        return await self._webhooks.promise(job.id, job.uid, request, job.trace.header)
+        promised = await self._webhooks.promise(job.id, job.uid, request, job.trace.header)
+        if promised is not None:
+            named = {LEGACY: promised.legacy, V2: promised.v2}
+            job.webhooks = awaited(key for key, url in named.items() if url is not None)
+        return promised
 
     def never_begun(self, job: Job, promised: Promised | None, error: HandlerError | None) -> None:
         """End a job whose record is there, and which is not begun."""
         # Not the end of its key: whoever sends it again is not the one that went away.
         job.fail(error or JobCancelled("the caller went away", retryable=True))
         self._count(job)
+        job.webhooks = {}
         self._ledger.end(job)
         if promised is not None:
             self._track(self._withdraw(job, promised), f"withdraw-{job.id}")
@@ -146,6 +152,7 @@ class Endings:
             self._spawn(job, promised, end)
 
     async def _withdraw(self, job: Job, promised: Promised | None) -> None:
+        job.webhooks = {}
         try:
             if promised is not None and self._webhooks is not None:
                 await self._webhooks.withdraw(promised)
@@ -211,12 +218,12 @@ class Endings:
     async def _tell(self, job: Job, promised: Promised | None, end: _End) -> None:
         try:
             if promised is not None and self._webhooks is not None:
-                told: dict[str, Any] = {}
                 if end.answer is not None:
                     told = await self._webhooks.complete(promised, end.answer)
+                    job.webhooks = settled(job.webhooks, told, len(end.answer.outputs))
                 elif end.error is not None:
                     told = await self._webhooks.failed(promised, end.error)
-                job.stats.setdefault("webhooks", told)
+                    job.webhooks = settled(job.webhooks, told, 1)
         except Exception:
             log.exception("job %s: its webhook was not told", job.id)
         finally:

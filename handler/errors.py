@@ -61,6 +61,7 @@ class HandlerError(Exception):
         details: further facts, JSON-safe.
         log_tail: the engine's last lines.
         retry_after_s: seconds to wait before another try, where known.
+        stats: figures of the job that it ended; None for an error of no job.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -95,6 +96,7 @@ class HandlerError(Exception):
         self.blame: Blame = blame or self.default_blame
         self.retryable = self.default_retryable if retryable is None else retryable
         self.retry_after_s = retry_after_s
+        self.stats: dict[str, Any] | None = None
 
     def at(self, location: str, node_id: str, class_type: str, title: str | None = None) -> Self:
         """Name the node and the place in the request, for a fault found further down."""
@@ -103,6 +105,12 @@ class HandlerError(Exception):
         self.class_type = self.class_type or class_type
         self.node_title = self.node_title or title
         return self
+
+    def with_stats(self, stats: dict[str, Any]) -> Self:
+        """Add the figures of a job; to a copy where another job ended by the same error."""
+        error = self if self.stats is None else self.detached()
+        error.stats = stats
+        return error
 
     def detached(self) -> Self:
         """Give a copy for a record: without the traceback, whose frames hold the whole request."""
@@ -114,9 +122,10 @@ class HandlerError(Exception):
     def envelope(self) -> dict[str, Any]:
         """Give the JSON body of an error, the same on every platform.
 
+        It has `stats` where a job ended by it.
         `message` and `statusCode` repeat `error` and the status: clients of comfyui-api read them.
         """
-        return {
+        told: dict[str, Any] = {
             "error": self.message,
             "location": self.location,
             "code": self.code,
@@ -131,6 +140,7 @@ class HandlerError(Exception):
             "message": self.message,
             "statusCode": self.status,
         }
+        return told if self.stats is None else {**told, "stats": self.stats}
 
 
 class CallerError(HandlerError):

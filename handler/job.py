@@ -96,8 +96,9 @@ class Job:
         ran: what its run told, until whoever counts it has seen it.
         joined: how many callers more wait for the same run.
         stage_s: seconds spent in each phase.
-        stats: the answer's.
+        stats: the answer's, or the error's.
         redelivery: how the newest one ended.
+        webhooks: what came of each, by the request's keys.
         kept: the names that its outputs are kept under, output by output; "" for not kept.
         strays: the run's files outside the job's own folder.
         listener: told every event, beside the followers.
@@ -117,6 +118,7 @@ class Job:
     joined: int = 0
     stats: dict[str, Any] = field(default_factory=dict, repr=False)
     redelivery: dict[str, Any] | None = field(default=None, repr=False)
+    webhooks: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
     kept: tuple[str, ...] = ()
     listener: Callable[[JobEvent], None] | None = field(default=None, repr=False)
     phase: Phase = Phase.RECEIVED
@@ -174,6 +176,12 @@ class Job:
             self.finished_at = time.time()
         self.tell(phase.value if phase.final else "phase", {"phase": phase.value, **data})
 
+    def stages_so_far(self) -> dict[str, float]:
+        """Give `stage_s` with the phase that it is in."""
+        name = self.phase.value
+        now = 0.0 if self.phase.final else time.monotonic() - self._mark
+        return {**self.stage_s, name: self.stage_s.get(name, 0.0) + now}
+
     def tell(self, kind: str, data: dict[str, Any]) -> None:
         """Give an event to the followers; of all but pictures, long texts are cut."""
         self._seq += 1
@@ -196,7 +204,7 @@ class Job:
             self.listener(event)
 
     def hold(self, outputs: Sequence[Output], names: Sequence[str] = ()) -> None:
-        """Take what came out into the record, which keeps the beginning of long texts.
+        """Take what came out into the record: of long texts the beginning, of links the place.
 
         Args:
             names: what each is kept under, "" for not kept; none where nothing is.
@@ -236,6 +244,8 @@ class Job:
         if self.phase.final:
             return
         self.error = kept = error.detached()
+        if kept.stats is not None:
+            self.stats, kept.stats = kept.stats, None
         vars(kept).update(shortened(vars(kept)))
         kept.args = (kept.message,)
         final = Phase.CANCELLED if isinstance(error, JobCancelled) else Phase.FAILED
@@ -293,6 +303,7 @@ class Job:
             "stats": self.stats or None,
             "error": self.error.envelope() if self.error else None,
             "redelivery": self.redelivery,
+            "webhooks": self.webhooks or None,
             "stage_s": {name: round(s, 4) for name, s in self.stage_s.items()},
         }
 
@@ -309,6 +320,7 @@ def shortened(value: Any) -> Any:
 
 
 def _brief(output: Output) -> Output:
+    output = output.lasting()
     if output.text is None or len(output.text) <= RECORD_TEXT_CHARS:
         return output
     return replace(output, text=output.text[:RECORD_TEXT_CHARS])

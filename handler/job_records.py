@@ -53,6 +53,7 @@ def ended(job: Job, record: JobRecord) -> JobRecord:
         finished=job.finished_at,
         error=job.error.envelope() if job.error else None,
         stats=job.stats,
+        webhooks=job.webhooks,
         outputs=tuple(
             output_record(output, name) for output, name in zip(job.outputs, names, strict=True)
         ),

@@ -306,6 +306,25 @@ class Ledger:
             elif self.remembers:  # it is being opened
                 self._record_late(job)
 
+    def note(self, job_id: str, uid: str, change: Callable[[JobRecord], JobRecord]) -> None:
+        """Have the record of a run changed, also of one that is over; never waits.
+
+        Args:
+            change: may be called more than once.
+        """
+        if self._state is not None:
+            self._state.recorder.note(job_id, uid, change, late=True)
+        elif self.remembers:  # an earlier life's are told of before the place is open
+            self._spawn(self._note_late(job_id, uid, change), f"note-{job_id}")
+
+    async def _note_late(
+        self, job_id: str, uid: str, change: Callable[[JobRecord], JobRecord]
+    ) -> None:
+        with contextlib.suppress(HandlerError):  # the boot tells it
+            state = await self.opened()
+            if state is not None:
+                state.recorder.note(job_id, uid, change, late=True)
+
     def _write_once(self, job: Job) -> None:
         assert self._behind is not None
         self._behind.add(ended(job, record_of(job, self.instance, self.worker)))

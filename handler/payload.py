@@ -173,7 +173,21 @@ def parse_payload(raw: Any) -> PromptRequest:
         request._targets = _targets(named) if named else ()  # noqa: SLF001 - ours
     except ValidationError as error:
         raise invalid_payload(error) from error
+    _see_webhook(request)
     return request
+
+
+def _see_webhook(request: PromptRequest) -> None:
+    """Refuse what is for a webhook where there is none: its key is misspelt, or forgotten."""
+    if request.webhook is not None or request.webhook_v2 is not None:
+        return
+    for key in ("webhook_secret", "webhook_extra"):
+        if getattr(request, key) is not None:
+            raise InvalidPayload(
+                f"{key}: there is no webhook that it is for",
+                location=key,
+                hint="send `webhook_v2` with the URL that is to be told",
+            )
 
 
 def _targets(named: dict[str, Any]) -> tuple[Target, ...]:

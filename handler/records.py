@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ class Output:
         text: the text of a node that shows text, else None.
         temp: a preview, from the engine's temp folder.
         url: where an upload brought it, of the first target; None where its bytes are the answer.
-        uploads: where it went, target by target: `{"target", "url", "bytes", "seconds", "etag"}`.
+        uploads: where it went, target by target: `{"target", "url", "location", "bytes", ...}`;
+            with `expires_at` where `url` is a link that lets anybody in until then.
     """
 
     node_id: str
@@ -101,3 +102,17 @@ class Output:
             "text": self.text,
         }
         return {**told, "url": self.url, "uploads": list(self.uploads)} if self.uploads else told
+
+    def lasting(self) -> Output:
+        """Give it as it is remembered: with places where it has links, which are secret and die."""
+        if not any("expires_at" in entry for entry in self.uploads):
+            return self
+        uploads = tuple(map(_lasting, self.uploads))
+        return replace(self, url=uploads[0]["url"], uploads=uploads)
+
+
+def _lasting(entry: dict[str, Any]) -> dict[str, Any]:
+    if "expires_at" not in entry:
+        return entry
+    kept = {name: value for name, value in entry.items() if name != "expires_at"}
+    return {**kept, "url": entry["location"]}

@@ -22,6 +22,7 @@ from handler.errors import (
     QueueFull,
     ResultGone,
 )
+from handler.log_context import JobMark, speak_of
 from handler.payload import invalid_payload, refuse_misspelt
 from handler.pipeline.uploads import with_urls
 from handler.records import TARGET_KINDS
@@ -170,6 +171,7 @@ class Redelivery:
 
     async def _run(self, record: JobRecord, targets: Sequence[Target]) -> dict[str, Any]:
         """Do one re-delivery, once it is its turn, and note what became of it."""
+        speak_of(JobMark(record.id))  # in this task, which is the re-delivery's own
         noted: dict[str, Any] = {"targets": [target.kind for target in targets]}
         try:
             async with self._gate:
@@ -187,7 +189,8 @@ class Redelivery:
         log.info("job %s: %d outputs are re-delivered", record.id, len(outputs))
         files = [output for output in outputs if output.path is not None]
         images = [output.url for output in files]
-        await self._note(record, {**noted, "status": "succeeded", "images": images})
+        places = [output.lasting().url for output in files]
+        await self._note(record, {**noted, "status": "succeeded", "images": places})
         return {
             **_head(record, targets),
             "images": images,

@@ -35,12 +35,14 @@ from handler.models.downloads import Downloads
 from handler.payload import PromptRequest, parse_payload
 from handler.pipeline.run import run_pipeline
 from handler.pipeline.stages import Parts, Received
+from handler.pipeline.stats import stats_of_failure
 from handler.redelivery import Redelivery
 from handler.startup import Startup
 from handler.stored_jobs import StoredJobs
 from handler.submission import Submission
 from handler.tracing.tracer import NullTracer
 from handler.turns import Turns
+from handler.webhook_notes import WebhookNotes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -93,6 +95,8 @@ class Handler:
         self._ledger.cancel = self.cancel
         tracer = tracer or NullTracer()
         self._endings = Endings(parts, self._ledger, webhooks, tracer)
+        if webhooks is not None:
+            webhooks.tried = WebhookNotes(self._jobs, self._ledger.note).take
         self._entrance = Entrance(
             parts,
             self._jobs,
@@ -414,6 +418,7 @@ class Handler:
             log.info("job %s: %s outputs, %s", job.id, len(answer.outputs), _times(job))
             job.succeed(answer.outputs, answer.tail.get("stats"))
         elif error is not None:
+            error = error.with_stats(stats_of_failure(job, self._parts, job.ran))
             job.fail(error)
             log.warning("job %s: %s: %s", job.id, error.code, shortened(error.message))
         hand_over = partial(self._hand_over, job, answer, error)

@@ -61,7 +61,8 @@ async def stored_answer(
         ResultGone: it has an output that is neither kept nor uploaded.
     """
     if record.error is not None:
-        raise StoredError(record.error)
+        fault = StoredError(record.error)
+        raise fault.with_stats(record.stats) if record.stats else fault
     folder = scratch / f"stored-{uuid.uuid4().hex}"
 
     async def close() -> None:

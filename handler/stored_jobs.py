@@ -13,7 +13,7 @@ from handler.state.archive import Entry as ZipEntry
 from handler.stored import stored_answer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from handler.job import Job, JobBoard
     from handler.ledger import Ledger
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from handler.wire import Answer
 
 LONGEST_PAGE = 200
+_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,9 +203,7 @@ class StoredJobs:
             kept = [one.name for one in record.outputs if one.kept]
             raise NotFound(
                 f"job {record.id[:200]!r} has no kept output {name[:200]!r}",
-                hint="outputs that were answered or uploaded are not kept"
-                if record.final
-                else "the job is not over",
+                hint=_why_not(record, kept),
                 details={"status": record.phase, "kept": kept},
             )
         return record, found
@@ -302,11 +301,23 @@ def record_public(record: JobRecord) -> dict[str, Any]:
         "stats": record.stats or None,
         "error": record.error,
         "redelivery": record.redelivery,
+        "webhooks": record.webhooks or None,
         "stage_s": {},
         "adapter": record.adapter,
         "instance": record.worker or record.instance,
         "position": None,
     }
+
+
+def _why_not(record: JobRecord, kept: Sequence[str]) -> str:
+    """Say why an output of that name cannot be had."""
+    if not record.final:
+        return "the job is not over"
+    if not kept:
+        return "outputs that were answered or uploaded are not kept"
+    names = ", ".join(repr(name[:200]) for name in kept[:_NAMED])
+    more = f" and {len(kept) - _NAMED} more, which `details.kept` has" * (len(kept) > _NAMED)
+    return f"those that are kept are called {names}{more}"
 
 
 def _with_href(job_id: str, output: dict[str, Any]) -> dict[str, Any]:

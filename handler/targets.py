@@ -123,6 +123,19 @@ class Target(BaseModel):
         return raw
 
 
+def _key_inside(target: Target) -> None:
+    """Refuse a key that leads out of its folder, or names no file, whatever is filled in."""
+    if target.key_template is None:
+        return
+    filled = dict.fromkeys(KEY_FIELDS, "x") | {"prefix": target.prefix_text}
+    try:
+        _one_path(target.key_template.format(**filled))
+    except ValueError as fault:
+        raise ValueError(f"key {fault}") from None
+    if not target.key_template.strip("/"):
+        raise ValueError("key names no file")
+
+
 class _Stored(Target):
     """An object store: what is told of each object.
 
@@ -215,6 +228,11 @@ class HfTarget(Target):
     )
     directory: Folder = "/"
     auth: BearerAuth | None = None
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        _key_inside(self)
+        return self
 
     @property
     def prefix_text(self) -> str:
@@ -326,6 +344,11 @@ class VolumeTarget(Target):
 
     path: Annotated[str, Field(min_length=1, max_length=4096), AfterValidator(_one_path)]
     prefix: Folder = ""
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        _key_inside(self)
+        return self
 
     @property
     def prefix_text(self) -> str:

@@ -18,6 +18,7 @@ from handler.errors import HandlerError, InternalFault, InvalidPayload, JobCance
 from handler.outbox.prompt_bodies import complete_blocks, failed_body, gathered, output_blocks
 from handler.outbox.records import Letter, PromiseGone
 from handler.pipeline.echo import echo
+from handler.webhook_notes import LEGACY, POSTED, V2, lost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -26,12 +27,12 @@ if TYPE_CHECKING:
     from pydantic import SecretStr
 
     from handler.outbox.outbox import Outbox
+    from handler.outbox.records import Delivery
     from handler.payload import PromptRequest
     from handler.wire import Answer
 
 log = logging.getLogger("comfyfn.webhooks")
 
-POSTED = "posted"
 _TRACEPARENT = re.compile(r"[\da-f]{2}-[\da-f]{32}-[\da-f]{16}-[\da-f]{2}[!-~]{0,128}")
 
 
@@ -68,6 +69,9 @@ class Webhooks:
         open_outbox: called once, when the outbox is needed first.
         scratch: where large bodies are made; each is gone when its letter is in the outbox.
         folder: the outbox's: `open` has nothing to do where it is not there. None: it always has.
+
+    Attributes:
+        tried: told what came of every try, in the event loop; must not wait.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Webhooks:
         self._folder = folder
         self._outbox: Outbox | None = None
         self._opening = asyncio.Lock()
+        self.tried: Callable[[Delivery], None] = lambda _: None
 
     def __repr__(self) -> str:
         return f"<Webhooks {self._outbox or 'not opened'}>"
@@ -184,10 +189,10 @@ class Webhooks:
         fault: HandlerError | None = None
         if promised.legacy is not None:
             fault = await self._tried(promised, self._post_outputs(promised, answer))
-            outcomes["webhook"] = _outcome(fault)
+            outcomes[LEGACY] = _outcome(fault)
         if promised.v2 is not None:
             fault = await self._tried(promised, self._post_result(promised, answer))
-            outcomes["webhook_v2"] = _outcome(fault)
+            outcomes[V2] = _outcome(fault)
         if fault is not None:
             await self.failed(promised, fault)
         return outcomes
@@ -206,7 +211,7 @@ class Webhooks:
             fault = await self._tried(promised, self._keep(promised, letter))
             if fault is None:
                 break
-        return {"webhook" if promised.v2 is None else "webhook_v2": _outcome(fault)}
+        return {LEGACY if promised.v2 is None else V2: _outcome(fault)}
 
     async def _tried(self, promised: Promised, post: Awaitable[None]) -> HandlerError | None:
         """Post, and tell what hindered it."""
@@ -286,7 +291,7 @@ def _legacy_letter(promised: Promised, kind: str, number: int, body: bytes | Pat
 
 
 def _outcome(fault: HandlerError | None) -> str:
-    return POSTED if fault is None else f"lost: {fault.code}"
+    return POSTED if fault is None else lost(fault.code)
 
 
 @contextlib.contextmanager

@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import importlib
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from handler.delivery.base import PutFailed, Stored, allowed, need, not_configured
+from handler.delivery.base import PutFailed, Stored, allowed, need, not_configured, unreadable
 from handler.delivery.names import disposition, escaped, plain
 from handler.delivery.pinned import Lines, dialled, pinned_session
 from handler.delivery.strike import secrets_of
@@ -29,6 +30,15 @@ _HINTS = {
     "AuthorizationFailure": "the account does not let this worker in",
     "AccountIsDisabled": "the account is disabled",
 }
+
+
+# Container and blob are what the request says.
+_PLACE_CODES = frozenset(
+    {
+        *("ContainerNotFound", "ContainerDisabled", "ResourceNotFound", "InvalidUri"),
+        *("InvalidResourceName", "InvalidBlobType"),
+    }
+)
 
 
 class _Left(Exception):
@@ -185,8 +195,11 @@ class AzureUploader:
             abort=lambda: self._leave(service, left),
         )
         location = self.location(item.key)
-        link = self._link(service, item.key) if self._target.presign_s else ""
-        return Stored(link or location, location, etag)
+        seconds = self._target.presign_s
+        if not seconds:
+            return Stored(location, location, etag)
+        expires_at = int(time.time()) + seconds
+        return Stored(self._link(service, item.key, expires_at), location, etag, expires_at)
 
     def _leave(self, service: Any, left: threading.Event) -> None:
         """End an upload; the request's own store may be one that never says its last word."""
@@ -230,22 +243,21 @@ class AzureUploader:
         except (AzureError, ValueError) as fault:
             _tell(fault)
         except OSError as fault:
-            raise PutFailed(f"the file cannot be read: {fault.strerror}", passing=False) from fault
+            raise unreadable(fault) from fault
         except _Left:
-            raise PutFailed("the upload was ended", passing=False) from None
+            raise PutFailed("the upload was ended", passing=False, whose="worker") from None
         return str(answer.get("etag") or "").strip('"') or None
 
-    def _link(self, service: Any, key: str) -> str:
+    def _link(self, service: Any, key: str, expires_at: int) -> str:
         from azure.storage.blob import BlobSasPermissions, generate_blob_sas
 
-        assert self._target.presign_s is not None
         token = generate_blob_sas(
             service.account_name,
             self._target.container,
             key,
             account_key=service.credential.account_key,
             permission=BlobSasPermissions(read=True),
-            expiry=dt.datetime.now(dt.UTC) + dt.timedelta(seconds=self._target.presign_s),
+            expiry=dt.datetime.fromtimestamp(expires_at, dt.UTC),
         )
         return f"{self._url}/{self._target.container}/{escaped(key)}?{token}"
 
@@ -274,13 +286,15 @@ def _tell(fault: Exception) -> NoReturn:
     from azure.core.exceptions import HttpResponseError, ServiceRequestError, ServiceResponseError
 
     if isinstance(fault, HttpResponseError) and fault.status_code:
-        status, code = fault.status_code, str(getattr(fault, "error_code", "") or "")
+        status, named = fault.status_code, getattr(fault, "error_code", None)
+        code = str(getattr(named, "value", named) or "")  # known ones are members of an enum
         raise PutFailed(
             f"{status} {code or fault.reason or ''}".strip(),
             passing=status in {408, 429} or status >= 500,
             status=status,
             code=code or None,
             hint=_HINTS.get(code),
+            whose="place" if code in _PLACE_CODES else "store",
         ) from fault
     passing = isinstance(fault, (ServiceRequestError, ServiceResponseError))
     what = "the store cannot be reached" if passing else "the account settings cannot be used"

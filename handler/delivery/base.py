@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from urllib.parse import quote
 
 from handler.errors import InputFailed, InvalidPayload, UploadFailed, UrlNotAllowed
 
@@ -46,12 +47,14 @@ class Stored:
 
     Attributes:
         url: what the caller is given; may be a link that lets anybody in.
-        location: the same place in words for logs and errors: no secret in it.
+        location: the same place, with nothing in it that lets anybody in.
+        expires_at: when `url` stops to let anybody in, in Unix seconds; None where it does not.
     """
 
     url: str = field(repr=False)
     location: str
     etag: str | None = None
+    expires_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +63,7 @@ class Uploaded:
 
     Attributes:
         target: the key of the payload that asked for it.
-        url, location, etag: as in `Stored`.
+        url, location, etag, expires_at: as in `Stored`.
         seconds: the upload took, waits between tries included.
         started_ms, ended_ms: Unix time in milliseconds.
     """
@@ -73,6 +76,12 @@ class Uploaded:
     etag: str | None = None
     started_ms: int = 0
     ended_ms: int = 0
+    expires_at: int | None = None
+
+
+Whose = Literal["store", "place", "worker"]
+"""Who is concerned by a fault that does not pass: the store and whose credentials it was shown;
+the place as the request names it, which is not there or takes no such file; or this worker."""
 
 
 class PutFailed(Exception):
@@ -83,6 +92,7 @@ class PutFailed(Exception):
         passing: whether the next try may do.
         status: HTTP status of the refusal.
         code: the provider's word for it.
+        whose: who could mend it.
         retry_after_s: how long the provider asks to wait.
     """
 
@@ -94,6 +104,7 @@ class PutFailed(Exception):
         status: int | None = None,
         code: str | None = None,
         hint: str | None = None,
+        whose: Whose = "store",
         retry_after_s: float | None = None,
     ) -> None:
         super().__init__(why)
@@ -102,6 +113,7 @@ class PutFailed(Exception):
         self.status = status
         self.code = code
         self.hint = hint
+        self.whose = whose
         self.retry_after_s = retry_after_s
 
 
@@ -110,7 +122,7 @@ class Uploader(Protocol):
 
     Attributes:
         kind: the key of the payload.
-        own_credentials: whether the request brought what is needed to store there, so that a
+        own_credentials: whether the request brought all that is shown to the store, so that a
             refusal is the caller's to mend.
         waits: whether it has to know all files, in the order of the answer, before the first goes.
         secrets: texts that must be in no message.
@@ -144,6 +156,7 @@ class Uploader(Protocol):
         Raises:
             PutFailed: it is not there.
             UrlNotAllowed: the address policy refuses where it leads by now.
+            InvalidPayload: the request is at fault in a way that shows only with the outputs.
         """
         ...
 
@@ -171,6 +184,30 @@ class Committer(Uploader, Protocol):
             PutFailed: none of them is there.
         """
         ...
+
+
+def unreadable(fault: OSError | None = None) -> PutFailed:
+    """Make the fault of an output that cannot be read here."""
+    why = f": {fault.strerror}" if fault is not None else ""
+    return PutFailed(f"the file cannot be read{why}", passing=False, whose="worker")
+
+
+def shorter(there: int, size: int) -> PutFailed:
+    """Make the fault of an output with less bytes here than it had, or more."""
+    why = f"the file has {there} bytes in place of {size}"
+    return PutFailed(why, passing=False, whose="worker")
+
+
+def with_kept(hint: str | None, job_id: str, kept_s: int) -> str | None:
+    """Add to a hint where the outputs of a job are, which are not stored."""
+    if not kept_s:
+        return hint
+    job = f"/jobs/{quote(job_id, safe='')}"
+    kept = (
+        f"the outputs are kept for {kept_s} s: GET {job} says where, and POST {job}/redeliver "
+        "brings them to a storage without another run"
+    )
+    return f"{hint}; {kept}" if hint else kept
 
 
 def need(module: str, kind: str, extra: str) -> None:

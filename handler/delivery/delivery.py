@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from handler.delivery.base import Committer, PutFailed, Upload, Uploaded
+from handler.delivery.base import Committer, PutFailed, Upload, Uploaded, with_kept
 from handler.delivery.names import content_type, key_of, numbered
 from handler.delivery.strike import struck
 from handler.errors import HandlerError, UploadFailed
@@ -93,6 +93,8 @@ class Delivery:
         on_progress: called in the loop's thread.
         on_stored: told of each file that is stored: its location, which has no secret in it, the
             file here, its bytes, and the seconds that it took. It raises nothing.
+        kept_s: how long the outputs are kept for who is told that they are not stored; 0: they are
+            not.
         metrics: counts each file at each target once, after its last try.
     """
 
@@ -105,6 +107,7 @@ class Delivery:
         limits: Limits,
         on_progress: Callable[[Sent], None] | None = None,
         on_stored: OnStored | None = None,
+        kept_s: int = 0,
         metrics: Metrics | None = None,
     ) -> None:
         self._lanes = [_Lane(target, uploader) for target, uploader in uploaders]
@@ -114,6 +117,7 @@ class Delivery:
         self._limits = limits
         self._on_progress = on_progress
         self._on_stored = on_stored
+        self._kept_s = kept_s
         self._metrics = metrics
 
     def __repr__(self) -> str:
@@ -145,6 +149,7 @@ class Delivery:
             UploadFailed: at least one is not stored, told after all others have ended. `details`
                 lists what failed and what was delivered.
             UrlNotAllowed: a target leads to a forbidden address by now.
+            InvalidPayload: there are more outputs than the request has URLs for.
         """
         files = [output for output in outputs if output.path is not None]
         for lane in self._lanes:
@@ -197,11 +202,13 @@ class Delivery:
             await self._tried(lane, item, lambda: uploader.stage(item, progress), item.size)
             return Uploaded(uploader.kind, "", "", item.size, time.monotonic() - clock, None, began)
         stored = await self._tried(lane, item, lambda: uploader.put(item, progress), item.size)
-        return self._told_stored(item, _uploaded(lane, item, stored, clock, began))
+        return self._told_stored(lane, item, _uploaded(lane, item, stored, clock, began))
 
-    def _told_stored(self, item: Upload, done: Uploaded) -> Uploaded:
+    def _told_stored(self, lane: _Lane, item: Upload, done: Uploaded) -> Uploaded:
+        location = struck(done.location, lane.uploader.secrets)
+        log.info("stored %s: %d bytes in %.2f s", location, done.bytes, done.seconds)
         if self._on_stored is not None:
-            self._on_stored(done.location, item.path, done.bytes, done.seconds)
+            self._on_stored(location, item.path, done.bytes, done.seconds)
         return done
 
     async def _end(self, lane: _Lane, files: Sequence[Output]) -> list[Uploaded | BaseException]:
@@ -222,6 +229,7 @@ class Delivery:
         spent = time.monotonic() - clock
         return [
             self._told_stored(
+                lane,
                 item,
                 replace(
                     _uploaded(lane, item, one, clock, staged.started_ms),
@@ -289,17 +297,23 @@ class Delivery:
         if not faults:
             return
         first = next((one for one in faults if not isinstance(one, UploadFailed)), faults[0])
+        if isinstance(first, HandlerError):
+            first.hint = with_kept(first.hint, self._job_id, self._kept_s)
         if not isinstance(first, UploadFailed):
             raise first
         delivered = [
-            {"target": one.target, "filename": output.filename, "location": one.location}
-            for lane in results
-            for output, one in zip(files, lane, strict=True)
+            {
+                "target": one.target,
+                "filename": output.filename,
+                "location": struck(one.location, lane.uploader.secrets),
+            }
+            for lane, row in zip(self._lanes, results, strict=True)
+            for output, one in zip(files, row, strict=True)
             if isinstance(one, Uploaded) and one.location
         ]
-        failed = [one.details for one in faults if isinstance(one, UploadFailed)]
+        failed = [one.details for one in faults if isinstance(one, UploadFailed) and one.details]
         merged = UploadFailed(
-            first.message if len(failed) == 1 else f"{first.message} (and {len(failed) - 1} more)",
+            first.message if len(faults) == 1 else f"{first.message} (and {len(faults) - 1} more)",
             location=first.location,
             hint=first.hint,
             blame=first.blame,
@@ -310,18 +324,16 @@ class Delivery:
 
 
 def _uploaded(lane: _Lane, item: Upload, stored: Stored, clock: float, began: int) -> Uploaded:
-    seconds = time.monotonic() - clock
-    location = struck(stored.location, lane.uploader.secrets)
-    log.info("stored %s: %d bytes in %.2f s", location, item.size, seconds)
     return Uploaded(
         target=lane.uploader.kind,
         url=stored.url,
-        location=location,
+        location=stored.location,
         bytes=item.size,
-        seconds=seconds,
+        seconds=time.monotonic() - clock,
         etag=stored.etag,
         started_ms=began,
         ended_ms=_now_ms(),
+        expires_at=stored.expires_at,
     )
 
 
@@ -329,7 +341,8 @@ def _told(lane: _Lane, item: Upload, fault: PutFailed, tries: int) -> UploadFail
     """Make the job's error: it names the target and the file, in the provider's words."""
     uploader = lane.uploader
     location = struck(uploader.location(item.key), uploader.secrets)
-    callers = uploader.own_credentials and not fault.passing
+    here = fault.whose == "worker"
+    named = fault.whose == "place" or (uploader.own_credentials and not here)
     why = struck(fault.why, uploader.secrets)
     details: dict[str, Any] = {
         "target": uploader.kind,
@@ -344,8 +357,9 @@ def _told(lane: _Lane, item: Upload, fault: PutFailed, tries: int) -> UploadFail
         f"{uploader.kind}: {item.name} is not stored at {location}: {why}",
         location=uploader.kind,
         hint=fault.hint,
-        blame="caller" if callers else None,
-        retryable=not callers,
+        blame="caller" if named and not fault.passing else None,
+        # Who tries again pays for another run: only where it could end another way.
+        retryable=fault.passing or here,
         details=details,
     )
 

@@ -22,7 +22,7 @@ from handler.delivery.strike import secrets_of
 from handler.targets import S3Target
 
 if TYPE_CHECKING:
-    from handler.delivery.base import Progress, Upload
+    from handler.delivery.base import Progress, Upload, Whose
     from handler.delivery.google import GoogleTokens
     from handler.delivery.http_put import HttpPut, Reply
     from handler.delivery.s3_client import S3Clients
@@ -134,7 +134,8 @@ class GcsUploader:
         )
         location = reply.headers.get("location", "")
         if not reply.good:
-            raise _refused(reply)
+            # Bucket and name are what the request says; later answers are about the session.
+            raise _refused(reply, "place" if reply.status in {400, 404} else "store")
         if not location.startswith(f"{self._endpoint}/"):
             raise PutFailed("the store gave no place for the bytes", passing=True)
         return httpx.URL(location)
@@ -202,10 +203,10 @@ def hmac_uploader(
     return S3Uploader(as_s3, clients, policy, threads, kind="gcs_upload", scheme="gs")
 
 
-def _refused(reply: Reply) -> PutFailed:
+def _refused(reply: Reply, whose: Whose = "store") -> PutFailed:
     told = _json(reply).get("error")
     message = told.get("message") if isinstance(told, dict) else None
-    return reply.refusal(_HINTS.get(reply.status), words=message)
+    return reply.refusal(_HINTS.get(reply.status), words=message, whose=whose)
 
 
 def _json(reply: Reply | None) -> dict[str, object]:

@@ -48,9 +48,11 @@ class HttpUploader:
         prefix = target.url_prefix.get_secret_value()
         url = httpx.URL(prefix)
         own = basic(url) if target.auth is None else target.auth.headers()
-        self.own_credentials = target.auth is not None or bool(own)
-        if not self.own_credentials and header and origin(url) in header_origins:
+        self._brings = target.auth is not None or bool(own)
+        operators = not self._brings and header is not None and origin(url) in header_origins
+        if operators and header is not None:
             own = header.headers()
+        self.own_credentials = not operators
         self._origin = origin(url)
         self._auth = own
         self._query = target.auth.query() if target.auth else {}
@@ -79,10 +81,25 @@ class HttpUploader:
             Body(item.path, item.size),
             progress,
         )
+        if reply.status in {401, 403}:
+            raise reply.refusal(self._why_refused())
         if not reply.good:
-            raise reply.refusal()
+            raise reply.refusal(whose="place")
         where = self.location(item.key)
         return Stored(where, where, reply.headers.get("etag"))
+
+    def _why_refused(self) -> str:
+        """Say whose credentials were not taken."""
+        if self._brings:
+            return (
+                f"{self.kind}.auth, or user and password in the URL, give no right to write there"
+            )
+        if not self.own_credentials:
+            return "the operator's HTTP_AUTH_HEADER_VALUE gives no right to write there"
+        return (
+            f"no credentials were sent: the request brings {self.kind}.auth, or the operator sets "
+            "HTTP_AUTH_HEADER_NAME, HTTP_AUTH_HEADER_VALUE and HTTP_AUTH_ALLOWED_ORIGINS"
+        )
 
     async def close(self) -> None:
         """Nothing of its own is open; documented at the port."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from handler.delivery.base import PutFailed
+from handler.delivery.base import PutFailed, shorter, unreadable
 from handler.errors import InputFailed
 from handler.inputs.redact import redacted
 from handler.inputs.transport import PinnedTransport
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
-    from handler.delivery.base import Progress
+    from handler.delivery.base import Progress, Whose
     from handler.inputs.address import AddressPolicy
     from handler.transfer.threads import Threads
 
@@ -66,7 +66,9 @@ class Reply:
         """Whether the request was taken."""
         return 200 <= self.status < 300
 
-    def refusal(self, hint: str | None = None, *, words: str | None = None) -> PutFailed:
+    def refusal(
+        self, hint: str | None = None, *, words: str | None = None, whose: Whose = "store"
+    ) -> PutFailed:
         """Make the fault of an answer that is not good, in the server's words where it is text.
 
         Args:
@@ -87,6 +89,7 @@ class Reply:
             passing=passing,
             status=self.status,
             hint=hint,
+            whose=whose,
             retry_after_s=float(after) if after.isdecimal() else None,
         )
 
@@ -172,16 +175,14 @@ class HttpPut:
         try:
             file = await self._threads.call(lambda: path.open("rb"), dispose=lambda f: f.close())
         except OSError as fault:
-            raise _gone(fault) from fault
+            raise unreadable(fault) from fault
         with contextlib.closing(file):
             file.seek(sent)
             # Never past the size that was announced, should the file have grown.
             while sent < body.size:
                 block = await self._threads.call(partial(file.read, min(_BLOCK, body.size - sent)))
                 if not block:
-                    raise PutFailed(
-                        f"the file has {sent} bytes in place of {body.size}", passing=False
-                    )
+                    raise shorter(sent, body.size)
                 yield block
                 sent += len(block)
                 if progress is not None:
@@ -210,7 +211,3 @@ def _transport_fault(fault: httpx.TransportError) -> PutFailed:
             return PutFailed("its certificate is not trusted", passing=False)
         return PutFailed("it cannot be connected to", passing=True)
     return PutFailed("the connection was lost", passing=True)
-
-
-def _gone(fault: OSError) -> PutFailed:
-    return PutFailed(f"the file cannot be read: {fault.strerror}", passing=False)

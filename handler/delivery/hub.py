@@ -7,7 +7,7 @@ import importlib
 import threading
 from typing import TYPE_CHECKING, Any
 
-from handler.delivery.base import PutFailed, Stored, need, not_configured
+from handler.delivery.base import PutFailed, Stored, need, not_configured, unreadable
 from handler.delivery.names import segments
 from handler.delivery.strike import secrets_of
 
@@ -116,7 +116,7 @@ class HubUploader:
         import huggingface_hub
 
         if not item.path.is_file():
-            raise PutFailed("the file cannot be read", passing=False)
+            raise unreadable()
         with self._lock:
             if item.key not in self._additions:
                 self._additions[item.key] = huggingface_hub.CommitOperationAdd(
@@ -156,14 +156,17 @@ def _told() -> Iterator[None]:
             passing=False,
             status=_status(fault),
             hint="make the repository first, and give the token the right to write to it",
+            whose="place",
         ) from fault
     except errors.RevisionNotFoundError as fault:
-        raise PutFailed("there is no such revision", passing=False, status=404) from fault
+        raise PutFailed(
+            "there is no such revision", passing=False, status=404, whose="place"
+        ) from fault
     except errors.HfHubHTTPError as fault:
         raise _refused(fault) from fault
     except errors.HFValidationError as fault:
         raise PutFailed(
-            "the hub takes no such name of a repository or a file", passing=False
+            "the hub takes no such name of a repository or a file", passing=False, whose="place"
         ) from fault
     except RuntimeError as fault:
         # What went wrong with one file's bytes is wrapped.

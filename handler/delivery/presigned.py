@@ -7,9 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 
 import httpx
 
-from handler.delivery.base import PutFailed, Stored, allowed
+from handler.delivery.base import Stored, allowed
 from handler.delivery.http_put import Body
 from handler.delivery.strike import secrets_of
+from handler.errors import InvalidPayload
 from handler.transfer.http_line import origin
 
 if TYPE_CHECKING:
@@ -46,13 +47,12 @@ class PresignedUploader:
         """Send the file; documented at the port."""
         urls = self._target.all_urls
         if item.place >= len(urls):
-            count = "one presigned URL" if len(urls) == 1 else f"{len(urls)} presigned URLs"
-            raise PutFailed(
-                f"there is {count}, and this is output {item.place + 1}"
-                if len(urls) == 1
-                else f"there are {count}, and this is output {item.place + 1}",
-                passing=False,
+            count = "is one presigned URL" if len(urls) == 1 else f"are {len(urls)} presigned URLs"
+            raise InvalidPayload(
+                f"there {count}, and this is output {item.place + 1}: {item.name}",
+                location=f"{self.kind}.urls",
                 hint="send `presigned.urls` with a URL for each output",
+                details={"target": self.kind, "urls": len(urls), "filename": item.name},
             )
         url, headers = urls[item.place], self._headers(urls[item.place], item.content_type)
         reply = await self._http.send(

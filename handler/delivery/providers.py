@@ -59,6 +59,7 @@ class ProviderSettings:
         sources: the providers' accounts, the same that files are fetched with.
         header: HTTP_AUTH_HEADER_*, sent to `header_origins` (scheme, host, port).
         volumes: folders that `volume` may write to.
+        kept_s: OUTPUT_RETENTION_S.
         state_folders: and what is not of them, should it lie inside.
     """
 
@@ -67,6 +68,7 @@ class ProviderSettings:
     header_origins: frozenset[tuple[str, str, int]] = frozenset()
     volumes: tuple[Path, ...] = ()
     state_folders: tuple[Path, ...] = ()
+    kept_s: int = 0
     limits: Limits = field(default_factory=Limits)
 
 
@@ -88,14 +90,16 @@ def provider_settings(settings: Settings) -> ProviderSettings:
         header_origins=frozenset(origin(httpx.URL(text)) for text in origins),
         volumes=settings.allow_volumes,
         state_folders=_state_folders(settings),
+        kept_s=int(settings.output_retention_s),
         limits=Limits(tries=settings.upload_tries, timeout_s=settings.upload_timeout_s),
     )
 
 
 def _state_folders(settings: Settings) -> tuple[Path, ...]:
     """Give the folders of STATE_DIR and STATE_URL: records, outputs, and webhooks to be sent."""
-    parts = urlsplit(settings.state_url)
-    text = "" if parts.scheme == "s3" else unquote(parts.path)
+    text, parts = settings.state_url, urlsplit(settings.state_url)
+    if parts.scheme in {"s3", "file"}:
+        text = unquote(parts.path) if parts.scheme == "file" else ""
     folders = (settings.state_folder, *((Path(text),) if text else ()))
     return tuple(folder.expanduser().absolute() for folder in folders)
 
@@ -158,6 +162,7 @@ class Providers:
             limits=self._settings.limits,
             on_progress=on_progress,
             on_stored=self._on_stored,
+            kept_s=self._settings.kept_s,
             metrics=metrics,
         )
 

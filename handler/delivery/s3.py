@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
-from handler.delivery.base import PutFailed, Stored, allowed, need, not_configured
+from handler.delivery.base import PutFailed, Stored, allowed, need, not_configured, unreadable
 from handler.delivery.names import disposition
 from handler.delivery.pinned import dialled
 from handler.delivery.s3_client import S3Place, new_client
@@ -37,6 +38,15 @@ _HINTS = {
     "ExpiredToken": "the session token has expired",
     "PermanentRedirect": "the bucket is in another region: set `region`",
 }
+
+
+# The bucket, its region and the key are what the request says.
+_PLACE_CODES = frozenset(
+    {
+        *("NoSuchBucket", "InvalidBucketName", "KeyTooLongError", "PermanentRedirect"),
+        *("AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
+    }
+)
 
 
 class _Left(Exception):
@@ -117,8 +127,11 @@ class S3Uploader:
         )
         location = self.location(item.key)
         seconds = self._target.presign_s
-        url = await self._threads.call(lambda: self._link(client, item.key)) if seconds else None
-        return Stored(url or location, location, etag)
+        if not seconds:
+            return Stored(location, location, etag)
+        expires_at = int(time.time()) + seconds
+        link = await self._threads.call(lambda: self._link(client, item.key))
+        return Stored(link, location, etag, expires_at)
 
     def _leave(self, client: Any, left: threading.Event) -> None:
         """End a put; the request's own store may be one that never says its last word."""
@@ -170,9 +183,9 @@ class S3Uploader:
         except BotoCoreError as fault:
             _tell(fault)
         except OSError as fault:
-            raise PutFailed(f"the file cannot be read: {fault.strerror}", passing=False) from fault
+            raise unreadable(fault) from fault
         except _Left:
-            raise PutFailed("the upload was ended", passing=False) from None
+            raise PutFailed("the upload was ended", passing=False, whose="worker") from None
 
     def _put_whole(self, client: Any, item: Upload, progress: Progress) -> str | None:
         with item.path.open("rb") as file:
@@ -272,6 +285,7 @@ def _refused(fault: Any) -> PutFailed:
         status=status,
         code=code or None,
         hint=_HINTS.get(code),
+        whose="place" if code in _PLACE_CODES else "store",
     )
 
 
@@ -283,12 +297,10 @@ def _tell(fault: Exception) -> NoReturn:
     """Tell a fault of the library by its kind: its text may have addresses in it."""
     from botocore import exceptions
 
-    faulty = (
-        *(exceptions.NoCredentialsError, exceptions.PartialCredentialsError),
-        *(exceptions.ParamValidationError, exceptions.InvalidRegionError),
-    )
-    if isinstance(fault, faulty):
+    if isinstance(fault, (exceptions.NoCredentialsError, exceptions.PartialCredentialsError)):
         raise PutFailed(type(fault).__name__, passing=False) from fault
+    if isinstance(fault, (exceptions.ParamValidationError, exceptions.InvalidRegionError)):
+        raise PutFailed(type(fault).__name__, passing=False, whose="place") from fault
     raise PutFailed(
         f"the store cannot be reached ({type(fault).__name__})", passing=True
     ) from fault

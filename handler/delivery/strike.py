@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 _SHORTEST = 4
 _SHORTEST_PIECE = 8
 _LONGEST_TEXT = 300
+# Of a connection string, what says where.
+_PLACES = re.compile(r"(?i)(?:AccountName|EndpointSuffix|DefaultEndpointsProtocol|\w+Endpoint)=")
 _BLANKS = re.compile(r"[\s\x00-\x1f\x7f]+")
 
 
@@ -71,7 +73,8 @@ def _sent(model: Any) -> Iterator[str]:
 
 def _text_forms(text: str) -> Iterator[str]:
     """A URL is no secret as a whole, what it holds is; tokens and connection strings have parts."""
-    pieces = [piece.partition("=")[2] for piece in re.split(r"[?&;#]", text)]
+    split = [piece for piece in re.split(r"[?&;#]", text) if not _PLACES.match(piece)]
+    pieces = [piece.partition("=")[2] for piece in split]
     if "://" in text and not re.match(r"\w+=", text):
         parts = urlsplit(text)
         pieces.append(parts.netloc.rpartition("@")[0].partition(":")[2])

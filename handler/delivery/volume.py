@@ -11,7 +11,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from handler.delivery.base import PutFailed, Stored, not_configured
+from handler.delivery.base import PutFailed, Stored, not_configured, shorter
 from handler.transfer.room import is_storing_fault
 
 if TYPE_CHECKING:
@@ -93,12 +93,17 @@ class VolumeUploader:
         assert root is not None
         inner = self._path.relative_to(root) / item.key.lstrip("/")
         if ".." in inner.parts or not inner.name:
-            raise PutFailed(f"{item.key} is no path inside of the volume", passing=False)
+            raise PutFailed(
+                f"{item.key} is no path inside of the volume", passing=False, whose="place"
+            )
         # No link is followed below the root: what is named is what is written.
         place = root.resolve() / inner
         if any(place.is_relative_to(folder.resolve()) for folder in self._reserved):
             raise PutFailed(
-                "this worker keeps its state there", passing=False, hint="name another folder"
+                "this worker keeps its state there",
+                passing=False,
+                hint="name another folder",
+                whose="place",
             )
         try:
             with item.path.open("rb") as source, _folder(root, inner.parts[:-1]) as folder:
@@ -155,10 +160,10 @@ def _pour(source: int, out: int, size: int, progress: Progress, left: threading.
     sent = 0
     while sent < size:
         if left.is_set():
-            raise PutFailed("the upload was ended", passing=False)
+            raise PutFailed("the upload was ended", passing=False, whose="worker")
         count = os.sendfile(out, source, sent, min(_BLOCK, size - sent))
         if not count:
-            raise PutFailed(f"the file has {sent} bytes in place of {size}", passing=False)
+            raise shorter(sent, size)
         sent += count
         progress(sent)
 
@@ -177,13 +182,17 @@ def _fault(fault: OSError) -> PutFailed:
             passing=False,
             code="disk_full",
             hint="free some space on the volume, then have the outputs delivered again",
+            whose="worker",
         )
     if fault.errno in {errno.ELOOP, errno.ENOTDIR}:
         return PutFailed(
             "a link or a file stands where a folder should be",
             passing=False,
             hint="below the folders of ALLOW_VOLUMES no links are followed",
+            whose="place",
         )
+    if fault.errno in {errno.EISDIR, errno.ENAMETOOLONG}:
+        return PutFailed(str(fault.strerror), passing=False, whose="place")
     return PutFailed(
         fault.strerror or type(fault).__name__, passing=fault.errno in {errno.EIO, errno.ESTALE}
     )

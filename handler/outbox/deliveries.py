@@ -17,14 +17,16 @@ from handler.outbox.letter_file import BrokenLetter
 from handler.outbox.records import Delivery
 from handler.outbox.sealed import Unsealable
 from handler.outbox.sending import Answer
+from handler.outbox.tired import next_tired
 from handler.outbox.verdict import Reply, judge
+from handler.trace import parse_traceparent
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from handler.outbox.held import Held
     from handler.outbox.journal import Journal
-    from handler.outbox.records import Posted, Terms
+    from handler.outbox.records import Outcome, Posted, Terms
     from handler.outbox.room import Room
     from handler.outbox.sending import Sender
     from handler.outbox.verdict import Verdict
@@ -99,6 +101,26 @@ class Deliveries:
             self._held.remove(letter_id)
             self._let_go(letter)
 
+    def give_way(self) -> Posted | None:
+        """Give up a letter to make room for another; it is still on disk.
+
+        Returns:
+            The letter; None where there is none that has failed often enough.
+        """
+        letter = next_tired(self._lanes, self._terms)
+        if letter is None:
+            return None
+        said = f"the outbox is full; before: {letter.said or 'not tried yet'}"
+        letter = replace(letter, dead=True, said=said)
+        self.forget(letter.id)
+        self._tell(Delivery(letter, "dead", None, 0.0))
+        return letter
+
+    def most_of(self) -> tuple[str, int] | None:
+        """Tell whose letters are the most of those pending, and how many; None without any."""
+        counts = collections.Counter(letter.to for letter in self._lanes)
+        return next(iter(counts.most_common(1)), None)
+
     async def _work(self) -> None:
         """Start tries as they are due."""
         now = asyncio.get_running_loop().time
@@ -132,8 +154,8 @@ class Deliveries:
             self._answered.add(task)
             verdict = judge(letter, answer.reply, self._terms, self._clock(), _dice())
             seconds = time.monotonic() - begun
-            await self._settle(verdict)
-            self._tell(Delivery(verdict.letter, verdict.outcome, answer.reply.status, seconds))
+            outcome = await self._settle(verdict)
+            self._tell(Delivery(verdict.letter, outcome, answer.reply.status, seconds))
         except Exception:
             log.exception("webhook %s: a fault of ours", letter.id)
             self._put_back(letter, self._terms.longest_wait_s)
@@ -147,6 +169,9 @@ class Deliveries:
             opened = self._held.get(letter.id)
             if opened is None:
                 opened = await asyncio.to_thread(self._journal.read, letter)
+            trace = parse_traceparent(opened.headers.get("traceparent", ""))
+            if trace is not None:
+                speak_of(JobMark(letter.job_id, trace.trace_id))
         except FileNotFoundError:
             return None
         except (Unsealable, BrokenLetter) as fault:
@@ -167,8 +192,12 @@ class Deliveries:
         except Exception:
             log.exception("webhook %s: the listener is at fault", delivery.letter.id)
 
-    async def _settle(self, verdict: Verdict) -> None:
-        """Do what the verdict says; what was delivered is removed before anything else."""
+    async def _settle(self, verdict: Verdict) -> Outcome:
+        """Do what the verdict says; what was delivered is removed before anything else.
+
+        Returns:
+            What it comes to: in a hurry, nothing is given up for its number of tries.
+        """
         letter = verdict.letter
         what = f"webhook {letter.kind} {letter.id} to {letter.to}"
         if verdict.outcome == "delivered":
@@ -186,19 +215,21 @@ class Deliveries:
                 await self._on_disk(self._journal.note, replace(letter, dead=False))
             self._left += 1
             self._let_go(letter)
+            return "again"
         else:
             if letter.id not in self._held:
                 await self._on_disk(self._journal.note, letter)
                 if self._given_time(letter):
                     self._left += 1
                     self._let_go(letter)
-                    return
+                    return "again"
             wait_s = verdict.wait_s
             if self._hurried and not verdict.asked:
                 wait_s = min(wait_s, self._terms.hurried_wait_s)
             level = logging.WARNING if letter.tries == 1 else logging.INFO
             log.log(level, "%s: %s; try %d in %.1f s", what, letter.said, letter.tries + 1, wait_s)
             self._put_back(letter, wait_s)
+        return verdict.outcome
 
     def _given_time(self, letter: Posted) -> bool:
         """Tell whether a letter had its tries of a drain: a dead receiver must not cost all of it.

@@ -44,6 +44,10 @@ class Lanes:
     def __repr__(self) -> str:
         return f"<Lanes {len(self)} letters, {len(self._running)} under way>"
 
+    def waiting(self) -> Iterator[Posted]:
+        """Give the letters that are not under way."""
+        return (letter for letter in self if letter.id not in self._running)
+
     def get(self, letter_id: str) -> Posted | None:
         """Give a letter."""
         return self._letters.get(letter_id)

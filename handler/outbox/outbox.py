@@ -67,6 +67,8 @@ class Outbox:
         self._deliveries = Deliveries(
             self._journal, self._held, sender, self._room, self._terms, listener, clock
         )
+        self._room.give_way = self._deliveries.give_way
+        self._room.most_of = self._deliveries.most_of
         self._last_id = ""
         self._promises: dict[str, int] = {}  # their sizes in bytes
         self._posts: set[asyncio.Task[Any]] = set()
@@ -129,7 +131,7 @@ class Outbox:
 
         Raises:
             InvalidPayload: as by `check`.
-            OutboxFull: there is no room, although the oldest dead letters were dropped for it.
+            OutboxFull: there is no room, although what may give way has done so.
             OutboxFailed: its body cannot be read, or is too large to be held in memory where the
                 disk does not take it; or the outbox is not open.
             PromiseGone: `over` is no promise, or not any more.

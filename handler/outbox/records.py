@@ -158,6 +158,8 @@ class Terms:
         watch_s: between looks for letters of processes that are gone.
         most: deliveries under way at once; most_a_host: of them to one host.
         max_letters, max_bytes: pending and dead ones together.
+        tired_tries: a letter that has failed so often gives way where all of that is taken.
+        host_share: of all that, what one host that fails may hold then.
     """
 
     timeout_s: float = 20.0
@@ -174,6 +176,8 @@ class Terms:
     most_a_host: int = 8
     max_letters: int = 10_000
     max_bytes: int = 1 << 30
+    tired_tries: int = 3
+    host_share: float = 0.5
 
     @classmethod
     def of(cls, settings: Settings) -> Terms:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from handler.inputs.redact import redacted
+from handler.inputs.redact import redacted, urls_redacted
 
 if TYPE_CHECKING:
     from handler.payload import PromptRequest
@@ -28,9 +28,9 @@ def echo(request: PromptRequest, job_id: str, graph: Graph) -> dict[str, Any]:
 
     Args:
         graph: as it ran, or as it came: data URIs and base64 in it are replaced by a short text
-            that tells their length.
+            that tells their length, and URLs are without user, password and values of the query.
     """
-    told: dict[str, Any] = {"id": job_id, "prompt": _without_media(graph)}
+    told: dict[str, Any] = {"id": job_id, "prompt": _tellable(graph)}
     if request.convert_output is not None:
         told["convert_output"] = request.convert_output.public()
     for name in ("webhook", "webhook_v2"):
@@ -42,17 +42,17 @@ def echo(request: PromptRequest, job_id: str, graph: Graph) -> dict[str, Any]:
     return told | {target.kind: target.public() for target in request.targets}
 
 
-def _without_media(value: Any) -> Any:
-    """Replace media in a mapping or a list, at any depth; only what changes is copied."""
+def _tellable(value: Any) -> Any:
+    """Replace media and secrets of URLs, at any depth; only what changes is copied."""
     copy: Any = None
     for key, old in value.items() if isinstance(value, dict) else enumerate(value):
         if isinstance(old, str):
-            # Two looks at what nearly all texts are: this is done for every job.
-            if len(old) <= LONGEST_TEXT and old[:5] != "data:":
+            # Three looks at what nearly all texts are: this is done for every job.
+            if len(old) <= LONGEST_TEXT and old[:5] != "data:" and "://" not in old:
                 continue
             new: Any = _shown(old)
         elif isinstance(old, _NESTED):
-            new = _without_media(old)
+            new = _tellable(old)
         else:
             continue
         if new is not old:
@@ -68,4 +68,4 @@ def _shown(text: str) -> str:
     # A look at the beginning tells prose, which has stops and quotes, from base64.
     if len(text) > LONGEST_TEXT and _BASE64.fullmatch(text[:_LOOKED_AT]):
         return f"{text[:16]}... ({len(text)} characters of base64)"
-    return text
+    return urls_redacted(text) if "://" in text else text

@@ -53,15 +53,17 @@ async def spilled(
         ) as delivery:
             return with_urls(outputs, await delivery.finish(outputs))
     except (InvalidPayload, UrlNotAllowed) as fault:
+        from handler.delivery.base import with_kept
+
         raise UploadFailed(
             f"OUTPUT_STORAGE: {fault.message}",
             location=fault.location,
-            hint=fault.hint,
+            hint=with_kept(fault.hint, job.id, int(parts.settings.output_retention_s)),
             retryable=False,
         ) from fault
     except UploadFailed as fault:
-        # Not the caller's keys, though the target brings some.
-        fault.blame, fault.retryable = "platform", True
+        # Not the caller's place and keys, though the target names them.
+        fault.blame = "platform"
         fault.message = f"OUTPUT_STORAGE: {fault.message}"
         fault.args = (fault.message,)
         raise

@@ -35,7 +35,6 @@ def stats_of(
     Args:
         upload_s: seconds that the job waited for its uploads after everything else was done.
     """
-    engine, device = parts.engine, parts.engine.device
     execution = _execution(ran)
     rest_s = times.total_s - times.preprocess_s - times.round_trip_s - upload_s
     told = {
@@ -49,15 +48,50 @@ def stats_of(
         "fetch_time": _ms(job.stage_s.get("fetching", 0.0)),
         "gpu_time": execution["duration"],
         "cached_nodes": list(ran.cached),
+        **_who(job, parts),
+        "cold": ran.cold,
+    }
+    if ran.cold:
+        told["boot"] = _boot(parts)
+    return told
+
+
+def stats_of_failure(job: Job, parts: Parts, ran: Ran | None) -> dict[str, Any]:
+    """Give `stats` of a job that fails now, as far as it got; times are milliseconds.
+
+    Args:
+        ran: what its run told; None where none was begun.
+
+    Returns:
+        `gpu_time` is None where the engine did not begin, `cold` where it was not asked to.
+    """
+    stage_s = job.stages_so_far()
+    begun = ran is not None and ran.started_ms is not None
+    told = {
+        "total_time": _ms(sum(stage_s.values())),
+        "queue_time": _ms(stage_s.get("queued", 0.0)),
+        "fetch_time": _ms(stage_s.get("fetching", 0.0)),
+        "gpu_time": _ms(stage_s.get("running", 0.0)) if begun else None,
+        **_who(job, parts),
+        "cold": None if ran is None else ran.cold,
+    }
+    if ran is not None and ran.cold:
+        told["boot"] = _boot(parts)
+    return told
+
+
+def _who(job: Job, parts: Parts) -> dict[str, Any]:
+    engine, device = parts.engine, parts.engine.device
+    return {
         "instance": parts.identity.instance,
         "adapter": job.adapter,
         "engine": {"kind": engine.kind, "version": engine.version},
         "gpu": device and {"name": device.name, "vram_total": device.vram_total},
-        "cold": ran.cold,
     }
-    if ran.cold:
-        told["boot"] = dict(engine.boot_report.get("phases") or {})
-    return told
+
+
+def _boot(parts: Parts) -> dict[str, Any]:
+    return dict(parts.engine.boot_report.get("phases") or {})
 
 
 def _execution(ran: Ran) -> dict[str, Any]:

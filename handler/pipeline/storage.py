@@ -79,7 +79,9 @@ class UploadProviders:
         policy = caller_policy(self._settings)
         if operator:
             folder = getattr(self.storage, "path", None)
-            made = replace(made, volumes=(Path(folder),) if folder else ())
+            sources = replace(made.sources, s3_reserved="")
+            volumes = (Path(folder),) if folder else ()
+            made = replace(made, sources=sources, volumes=volumes, state_folders=())
             policy = AddressPolicy("*")
         return Providers(made, policy, self._threads, on_stored=self._on_stored)
 

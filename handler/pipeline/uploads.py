@@ -170,9 +170,12 @@ def upload_teller(job: Job) -> Callable[[Sent], None]:
 
 
 def _entry(stored: Uploaded) -> dict[str, Any]:
+    expires = {} if stored.expires_at is None else {"expires_at": stored.expires_at}
     return {
         "target": stored.target,
         "url": stored.url,
+        "location": stored.location,
+        **expires,
         "bytes": stored.bytes,
         "seconds": round(stored.seconds, 4),
         "etag": stored.etag,

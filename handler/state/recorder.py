@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("comfyfn.state")
 Change = Callable[[JobRecord], JobRecord]
+_LATE_AT_ONCE = 2
 
 
 @dataclass(slots=True)
@@ -26,8 +27,13 @@ class _Writing:
     """What of one job is not written yet."""
 
     job_id: str
-    changes: list[Change] = field(default_factory=list)
+    changes: list[tuple[Change, bool]] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
+
+    @property
+    def late(self) -> bool:
+        """Whether nobody waits for any of it."""
+        return all(late for _, late in self.changes)
 
 
 class Recorder:
@@ -43,27 +49,32 @@ class Recorder:
         self._store = store
         self._first_s, self._longest_s = first_wait_s, longest_wait_s
         self._writings: dict[str, _Writing] = {}
+        self._late_pen = asyncio.Semaphore(_LATE_AT_ONCE)
 
     def __repr__(self) -> str:
         return f"<Recorder {len(self._writings)} jobs to write>"
 
-    def note(self, job_id: str, uid: str, change: Change) -> None:
+    def note(self, job_id: str, uid: str, change: Change, *, late: bool = False) -> None:
         """Have a run's record changed; never waits.
 
         Args:
             change: may be called more than once, also where it was written and nobody said so.
+            late: also where the run is over; nobody waits for it, and few are written at once.
         """
         writing = self._writings.get(uid)
         if writing is None:
             writing = self._writings[uid] = _Writing(job_id)
-        writing.changes.append(change)
+        writing.changes.append((change, late))
         if writing.task is None:
             writing.task = asyncio.create_task(self._write(uid, writing), name=f"record-{job_id}")
 
     async def settle(self, uid: str) -> None:
-        """Wait until everything that was noted of a run is written, or has no place any more."""
+        """Wait until everything that was noted of a run is written, or has no place any more.
+
+        What is late is not waited for.
+        """
         writing = self._writings.get(uid)
-        if writing is not None and writing.task is not None:
+        if writing is not None and writing.task is not None and not writing.late:
             await asyncio.shield(writing.task)
 
     async def settle_all(self) -> None:
@@ -93,7 +104,7 @@ class Recorder:
             while writing.changes:
                 changes = list(writing.changes)
                 try:
-                    await self._store.update(writing.job_id, uid, partial(_all, changes))
+                    await self._update(uid, writing, changes)
                 except StateUnavailable as fault:
                     log.warning("the record of job %s waits: %s", writing.job_id, fault.message)
                     await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
@@ -107,8 +118,17 @@ class Recorder:
             with contextlib.suppress(KeyError):
                 del self._writings[uid]
 
+    async def _update(
+        self, uid: str, writing: _Writing, changes: list[tuple[Change, bool]]
+    ) -> None:
+        change, some_late = partial(_all, changes), any(late for _, late in changes)
+        async with self._late_pen if writing.late else contextlib.nullcontext():
+            await self._store.update(writing.job_id, uid, change, over_too=some_late)
 
-def _all(changes: list[Change], record: JobRecord) -> JobRecord:
-    for change in changes:
-        record = change(record)
+
+def _all(changes: list[tuple[Change, bool]], record: JobRecord) -> JobRecord:
+    over = record.final
+    for change, late in changes:
+        if late or not over:
+            record = change(record)
     return record

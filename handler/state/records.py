@@ -9,6 +9,7 @@ import hashlib
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
+from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import orjson
 
@@ -17,9 +18,17 @@ FINAL = frozenset({"succeeded", "failed", "cancelled"})
 EVENTS_TAIL = 32
 # Whoever sends the same job again may send it with fresh credentials.
 _SECRET_KEYS = frozenset({"credentials", "extra_data", "webhook_secret"})
+_URL_KEYS = frozenset({"webhook", "webhook_v2", "url_prefix"})
 _AS_THEY_ARE = frozenset({"prompt", "webhook_extra"})
 # Of an auth, what says where: the same name at another store is another file.
 _PLACES = ("endpoint", "account")
+# Of a URL's query, what signs it; the rest may say where it leads.
+_SIGNING = re.compile(
+    r"(?i)(?:x-(?:amz|goog|oss|cos|obs|tos)-.*|q-.*|sig|signature|expires|policy|token"
+    r"|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id|security-token"
+    r"|s[etvrps]|sip|spr|srt|sdd|ss|ses|skoid|sktid|ske|skt|sks|skv|saoid|suoid|scid)"
+)
+_SIGNED = re.compile(r"(?i)[?&](?:x-\w+-signature|q-signature|signature|sig|token)=")
 _PLACES_IN_TEXT = re.compile(r"(?i)\b(?:AccountName|BlobEndpoint|EndpointSuffix)=[^;]*")
 
 
@@ -69,6 +78,7 @@ class JobRecord:
         error: the public envelope.
         events: the newest ones that tell what happened, oldest first.
         redelivery: how the newest one ended.
+        webhooks: what came of each, by the request's keys.
     """
 
     id: str
@@ -87,6 +97,7 @@ class JobRecord:
     stats: dict[str, Any] = field(default_factory=dict)
     events: tuple[dict[str, Any], ...] = ()
     redelivery: dict[str, Any] | None = field(default=None, repr=False)
+    webhooks: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)
 
     @property
     def final(self) -> bool:
@@ -175,6 +186,10 @@ def payload_digest(payload: dict[str, Any]) -> str:
         for key, value in payload.items()
         if key not in _SECRET_KEYS
     }
+    for key in _URL_KEYS & bare.keys():
+        bare[key] = _without_user(bare[key])
+    if isinstance(bare.get("presigned"), dict):
+        bare["presigned"] = _unsigned(bare["presigned"])
     sources = payload.get("credentials")
     places = [_bare(one) for one in sources] if isinstance(sources, list) else []
     if any(isinstance(one, dict) and one.get("auth") for one in places):
@@ -192,11 +207,13 @@ def payload_digest(payload: dict[str, Any]) -> str:
 
 
 def _bare(value: Any) -> Any:
-    """Give an upload object, or a credential, with no more of its `auth` than where it leads."""
-    if not isinstance(value, dict) or "auth" not in value:
+    """Give an upload object, or a credential, with what says where it leads, and not for whom."""
+    if not isinstance(value, dict):
         return value
     bare = {key: one for key, one in value.items() if key != "auth"}
-    auth = value["auth"]
+    for key in _URL_KEYS & bare.keys():
+        bare[key] = _without_user(bare[key])
+    auth = value.get("auth")
     if isinstance(auth, dict):
         places = {name: auth[name] for name in _PLACES if auth.get(name)}
         text = auth.get("connection_string")
@@ -205,6 +222,41 @@ def _bare(value: Any) -> Any:
         if places:
             bare["auth"] = places
     return bare
+
+
+def _without_user(url: Any) -> Any:
+    """Give a URL without user and password; anything else as it is."""
+    parts = _split(url) if isinstance(url, str) and "@" in url else None
+    if parts is None or "@" not in parts.netloc:
+        return url
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
+def _unsigned(target: dict[str, Any]) -> dict[str, Any]:
+    """Give `presigned` without what its URLs were signed with."""
+    bare = {key: value for key, value in target.items() if key != "headers"}
+    if "url" in bare:
+        bare["url"] = _place(bare["url"])
+    if isinstance(bare.get("urls"), list):
+        bare["urls"] = [_place(url) for url in bare["urls"]]
+    return bare
+
+
+def _place(url: Any) -> Any:
+    url = _without_user(url)
+    parts = _split(url) if isinstance(url, str) else None
+    if parts is None or not _SIGNED.search(f"?{parts.query}"):
+        return url
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    left = sorted(f"{name}={value}" for name, value in query if not _SIGNING.fullmatch(name))
+    return parts._replace(query="&".join(left), fragment="").geturl()
+
+
+def _split(url: str) -> SplitResult | None:
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return None
 
 
 def _sound(value: Any) -> Any:

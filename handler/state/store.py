@@ -155,12 +155,18 @@ class StateStore:
         return True
 
     async def update(
-        self, job_id: str, uid: str, change: Callable[[JobRecord], JobRecord]
+        self,
+        job_id: str,
+        uid: str,
+        change: Callable[[JobRecord], JobRecord],
+        *,
+        over_too: bool = False,
     ) -> JobRecord | None:
         """Change a run's record, whoever else does so meanwhile. One that is over stays as it is.
 
         Args:
             change: may be called more than once.
+            over_too: also one that is over.
 
         Returns:
             The record as it is now; None where the run has none any more.
@@ -169,9 +175,11 @@ class StateStore:
             found = await self.read(job_id)
             if found is None or found.record.uid != uid:
                 return None
-            if found.record.final:
+            if found.record.final and not over_too:
                 return found.record
             changed = change(found.record)
+            if changed == found.record:
+                return changed
             if await self.replace(changed, found.version):
                 return changed
             await asyncio.sleep(0.01 * attempt)

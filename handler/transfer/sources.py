@@ -46,8 +46,8 @@ class SourceSettings:
         defaults: credentials of URLs that come without, for http(s).
         s3_region, s3_endpoint: AWS_REGION (or AWS_DEFAULT_REGION) and AWS_ENDPOINT_URL; the keys
             are found by boto3.
-        s3_reserved: bucket and prefix of STATE_URL, `bucket/prefix/`: the operator's keys are not for
-            that, whoever asks. "" for none.
+        s3_reserved: bucket and prefix of STATE_URL, `bucket/prefix/`, which the operator's keys are
+            not for; "" for none.
         header_withheld: HTTP_AUTH_HEADER_* is set, and goes to few of these URLs or none.
         hf_token, hf_endpoint, hf_cache: HF_TOKEN, HF_ENDPOINT, HF_HUB_CACHE; huggingface_hub
             reads them by itself, too.

@@ -103,19 +103,6 @@ async def test_outputs_come_back_byte_for_byte(state, tmp_path):
     assert list(scratch.iterdir()) == []
 
 
-async def test_uploaded_outputs_are_files_again_where_files_are_wanted(state, tmp_path):
-    """For a re-delivery: they must be kept as well."""
-    (tmp_path / "a.png").write_bytes(b"abc")
-    await state.kept.put(RECORD.uid, "a.png", tmp_path / "a.png", time.time())
-    kept = replace(RECORD, outputs=(entry(kept=True, url="https://a.test/a.png"),))
-    (output,) = await stored_outputs(kept, state, tmp_path / "here", files=True)
-    assert output.path.read_bytes() == b"abc"
-    gone = replace(RECORD, outputs=(entry(url="https://a.test/a.png"),))
-    with pytest.raises(ResultGone):
-        await stored_outputs(gone, state, tmp_path / "here", files=True)
-
-
-@pytest.mark.parametrize("with_state", [True, False])
 async def test_who_reads_slowly_takes_no_room_on_the_disk(state, tmp_path):
     """Many at once would have a copy each."""
     (tmp_path / "a.png").write_bytes(b"abc")
@@ -129,6 +116,19 @@ async def test_who_reads_slowly_takes_no_room_on_the_disk(state, tmp_path):
     assert (tmp_path / "a.png").read_bytes() == b"abc"
 
 
+async def test_uploaded_outputs_are_files_again_where_files_are_wanted(state, tmp_path):
+    """For a re-delivery: they must be kept as well."""
+    (tmp_path / "a.png").write_bytes(b"abc")
+    await state.kept.put(RECORD.uid, "a.png", tmp_path / "a.png", time.time())
+    kept = replace(RECORD, outputs=(entry(kept=True, url="https://a.test/a.png"),))
+    (output,) = await stored_outputs(kept, state, tmp_path / "here", files=True)
+    assert output.path.read_bytes() == b"abc"
+    gone = replace(RECORD, outputs=(entry(url="https://a.test/a.png"),))
+    with pytest.raises(ResultGone):
+        await stored_outputs(gone, state, tmp_path / "here", files=True)
+
+
+@pytest.mark.parametrize("with_state", [True, False])
 async def test_what_is_not_kept_is_gone(state, tmp_path, with_state):
     """It is said which output, and nothing is left of the others."""
     place = state if with_state else None

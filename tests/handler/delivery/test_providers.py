@@ -174,14 +174,16 @@ async def test_jobs_share_one_bound(providers, store, output):
     deliver = providers()
     targets = read(http_upload={"url_prefix": store.url()})
     jobs = [deliver.delivery(targets, str(number)) for number in range(6)]
-    for number, job in enumerate(jobs):
-        for part in range(4):
-            await job.submit(output(f"{number}-{part}.png", 10))
+    # Made once: an upload may be reading them.
+    files = [[output(f"{job}-{part}.png", 10) for part in range(4)] for job in range(6)]
+    for job, made in zip(jobs, files, strict=True):
+        for one in made:
+            await job.submit(one)
     while len(store.puts) < 16:
         await asyncio.sleep(0.001)
     store.gate.set()
-    for number, job in enumerate(jobs):
-        await job.finish([output(f"{number}-{part}.png", 10) for part in range(4)])
+    for job, made in zip(jobs, files, strict=True):
+        await job.finish(made)
         await job.close()
 
     assert store.most == 16
@@ -208,8 +210,27 @@ def test_the_operators_settings_are_taken(tmp_path):
     assert made.header_origins == {("https", "e.org", 443), ("http", "f.org", 81)}
     assert [str(path) for path in made.volumes] == [str(tmp_path), "/mnt"]
     assert (made.limits.tries, made.limits.timeout_s) == (2, 60)
+    assert made.sources.s3_reserved == ""
     assert SECRET not in repr(made)
     assert provider_settings(Settings.from_env({})).header is None
     bad = {"HTTP_AUTH_HEADER_NAME": "Host", "HTTP_AUTH_HEADER_VALUE": "x"}
     with pytest.raises(SettingsError):
         provider_settings(Settings.from_env(bad))
+
+
+@pytest.mark.parametrize(
+    ("url", "objects", "folder"),
+    [
+        ("s3://b/p/q/", "b/p/q/", None),
+        ("s3://b", "b/", None),
+        ("/mnt/a b#c", "", "/mnt/a b#c"),
+        ("file:///mnt/a%20b", "", "/mnt/a b"),
+        ("", "", None),
+    ],
+)
+def test_where_the_state_is_no_caller_has_anything_stored(url, objects, folder):
+    """In a bucket or a folder, with the operator's rights."""
+    made = provider_settings(Settings.from_env({"STATE_URL": url, "STATE_DIR": "/var/state"}))
+
+    assert made.sources.s3_reserved == objects
+    assert [str(path) for path in made.state_folders] == ["/var/state", *filter(None, [folder])]

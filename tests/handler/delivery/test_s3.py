@@ -24,10 +24,14 @@ REFUSAL = "<Error><Code>{}</Code><Message>because of {}</Message></Error>"
 async def uploader(threads, no_environment):
     made = []
 
-    def make(region="us-east-1", store=None, allow="127.0.0.1", part_bytes=16 << 20, **fields):
+    def make(region="us-east-1", store=None, allow="127.0.0.1", reserved="", **fields):
+        part_bytes = fields.pop("part_bytes", 16 << 20)
         clients = S3Clients(region, store)
         target = Targets.model_validate({"s3": {"bucket": "results", **fields}}).s3
-        uploader = S3Uploader(target, clients, AddressPolicy(allow), threads, part_bytes=part_bytes)
+        policy = AddressPolicy(allow)
+        uploader = S3Uploader(
+            target, clients, policy, threads, part_bytes=part_bytes, reserved=reserved
+        )
         made.append((uploader, clients))
         return uploader
 
@@ -233,6 +237,19 @@ async def test_a_store_that_cannot_be_reached_may_be_the_next_time(
     file.path.unlink()
     with pytest.raises(PutFailed, match="cannot be read"):
         await put.put(file, progress)
+
+
+async def test_the_operators_keys_do_not_write_over_the_state(
+    uploader, s3_server, operators_keys, item, progress
+):
+    """Else one caller could answer for the jobs of another."""
+    endpoint, _ = s3_server
+    put = uploader(store=endpoint, allow="", reserved="results/state/")
+
+    with pytest.raises(PutFailed, match="keeps its state") as caught:
+        await put.put(item("cat.png", key="state/jobs/00/x"), progress)
+    assert not caught.value.passing
+    await put.put(item("cat.png", key="out/state/x"), progress)
 
 
 async def test_a_store_that_never_answers_holds_no_thread_for_ever(no_environment, store, item):

@@ -25,9 +25,9 @@ def volume(tmp_path):
 
 @pytest.fixture
 def uploader(threads, volume):
-    def make(path=volume, roots=(volume,), **fields):
+    def make(path=volume, roots=(volume,), reserved=(), **fields):
         target = Targets.model_validate({"volume": {"path": str(path), **fields}}).volume
-        return VolumeUploader(target, roots, threads)
+        return VolumeUploader(target, roots, threads, reserved=reserved)
 
     return make
 
@@ -52,6 +52,21 @@ async def test_a_file_of_the_same_name_is_replaced_in_one_step(uploader, volume,
         await uploader().put(item("cat.png", 10), progress)
         assert reading.read() == b"old"
     assert (volume / "cat.png").stat().st_size == 10
+
+
+@pytest.mark.parametrize(
+    ("path", "key"), [("state", "a"), ("", "state/outbox/a"), ("state/x", "a")]
+)
+async def test_the_state_is_not_written_over(uploader, volume, item, progress, path, key):
+    """Where it lies on the same disk: it has records and webhooks of others."""
+    reserved = (volume / "state", volume.parent / "elsewhere")
+
+    with pytest.raises(PutFailed, match="keeps its state"):
+        await uploader(volume / path, reserved=reserved).put(item(key=key), progress)
+
+    assert list(volume.iterdir()) == []
+    await uploader(volume, reserved=reserved).put(item(key="states/a"), progress)
+    assert (volume / "states/a").exists()
 
 
 @pytest.mark.parametrize("key", ["../out.png", "a/../../out.png", "", "a/.."])

@@ -13,7 +13,7 @@ from handler.inputs.address import AddressPolicy
 from handler.transfer.base import AccessDenied
 from handler.transfer.http_source import HttpSource
 from handler.transfer.records import Wanted
-from handler.transfer.s3_source import S3Source
+from handler.transfer.s3_source import S3Source, is_reserved
 
 BODY = safetensors(6 << 20)
 SECRET = "canary4711"
@@ -88,6 +88,37 @@ async def test_an_endpoint_of_a_caller_is_under_the_address_policy(fetch, server
 
     with pytest.raises(UrlNotAllowed):
         await fetch(allow="")("s3://models/a/m.safetensors", auth)
+
+
+async def test_the_operators_keys_do_not_read_the_state(fetch, server, no_environment, tmp_path):
+    """There are the results of everybody; who has keys of their own may."""
+    no_environment.setenv("AWS_ACCESS_KEY_ID", "AK")
+    no_environment.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    get = fetch(region="us-east-1", endpoint=server, reserved="models/a/")
+
+    with pytest.raises(UrlNotAllowed, match="keeps its state"):
+        await get("s3://models/a/m.safetensors")
+
+    auth = S3Auth(access_key_id="AK", secret_access_key=SECRET, endpoint=server)
+    await get("s3://models/a/m.safetensors", auth)
+    assert (tmp_path / "m.safetensors").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    ("reserved", "key", "found"),
+    [
+        ("b/p/", "p/jobs/x", True),
+        ("b/p/", "/p/jobs/x", True),
+        ("b/p/", "out/..//p/x", True),
+        ("b/p/", "pp/x", False),
+        ("b/", "anything", True),
+        ("c/p/", "p/x", False),
+        ("", "p/x", False),
+    ],
+)
+def test_what_lies_below_the_prefix_is_reserved(reserved, key, found):
+    """However it is spelt: some stores read a path as a disk would."""
+    assert is_reserved(reserved, "b", key) is found
 
 
 async def test_a_key_is_what_is_written(fetch, server, tmp_path):
