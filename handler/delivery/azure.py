@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import importlib
 import threading
@@ -75,6 +76,7 @@ class AzureUploader:
         self._service: Any = None
         self._url = ""
         self._lines = Lines()
+        self._opening = asyncio.Lock()
         self._lock = threading.Lock()
         given = self._account
         self.secrets = secrets_of(
@@ -112,13 +114,14 @@ class AzureUploader:
 
     async def _open(self) -> Any:
         """Make the client of the account; one that the request names is held to the policy."""
-        if self._service is None:
-            service = await self._threads.call(lambda: self._new(None))
-            if self.own_credentials:
-                session = await self._pinned(service.url)
-                service = await self._threads.call(lambda: self._new(session))
-            self._service, self._url = service, service.url.partition("?")[0].rstrip("/")
-        return self._service
+        async with self._opening:  # one at a time: a client that nobody knows is never closed
+            if self._service is None:
+                service = await self._threads.call(lambda: self._new(None))
+                if self.own_credentials:
+                    session = await self._pinned(service.url)
+                    service = await self._threads.call(lambda: self._new(session))
+                self._service, self._url = service, service.url.partition("?")[0].rstrip("/")
+            return self._service
 
     async def _pinned(self, url: str) -> Any:
         """Hold the account's host to the policy, and make a session that goes there only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import threading
 import time
@@ -85,6 +86,7 @@ class S3Uploader:
         self._reserved = reserved
         self._scheme = scheme
         self._own: Any = None
+        self._opening = asyncio.Lock()
         self.own_credentials = target.auth is not None
         self.secrets = secrets_of(target)
 
@@ -153,13 +155,14 @@ class S3Uploader:
         return S3Place(region or "us-east-1", named, dialled(addresses))
 
     async def _client(self) -> Any:
-        if self._own is not None:
+        async with self._opening:  # one at a time: a client that nobody knows is never closed
+            if self._own is not None:
+                return self._own
+            place, auth = await self._place(), self._target.auth
+            if auth is None:
+                return await self._threads.call(lambda: self._clients.client(place))
+            self._own = await self._threads.call(lambda: new_client(place, auth))
             return self._own
-        place, auth = await self._place(), self._target.auth
-        if auth is None:
-            return await self._threads.call(lambda: self._clients.client(place))
-        self._own = await self._threads.call(lambda: new_client(place, auth))
-        return self._own
 
     def _put(
         self, client: Any, item: Upload, progress: Progress, left: threading.Event

@@ -56,6 +56,7 @@ def examine(settings: Settings, *, quick: bool = True) -> list[Finding]:
     from handler.version import VERSION
     from local_server.cli.doctor_models import model_findings
     from local_server.cli.doctor_needs import need_findings
+    from local_server.cli.doctor_results import result_findings
 
     python = f"{sys.version.split()[0]} ({sys.executable})"
     findings = [Finding("ok", "comfyfn", f"{VERSION} on Python {python}")]
@@ -70,6 +71,7 @@ def examine(settings: Settings, *, quick: bool = True) -> list[Finding]:
         findings += _folders(settings, kind)
         findings += model_findings(settings, quick=quick)
     findings.append(_port("port (server)", settings.port, "PORT"))
+    findings += result_findings(settings)
     findings += need_findings(settings, kind)
     return [*findings, *_warmup(settings, has_models=kind != "embedded")]
 

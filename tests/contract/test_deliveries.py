@@ -282,8 +282,9 @@ def test_what_a_storage_refused_can_be_had(
     answer = uploading.prompt(pictures(2), id=at, **gone)
 
     body = refused(answer, 502, "upload_failed")
-    assert (body["location"], body["retryable"]) == ("s3", True)
+    assert (body["location"], body["blame"], body["retryable"]) == ("s3", "caller", False)
     assert "no-such-bucket" in body["error"]
+    assert f"POST /jobs/{at}/redeliver" in body["hint"]
     outputs = uploading.get(f"/jobs/{at}").json()["outputs"]
     fetched = {one["filename"]: uploading.get(one["href"]).content for one in outputs}
     valid(fetched, 2)

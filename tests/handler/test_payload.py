@@ -209,7 +209,7 @@ def test_nothing_is_delivered_unless_that_is_asked_for():
         ({"s3": {"bucket": "bbb", "async": False}}, False),
         ({"s3": {"bucket": "bbb", "async": True}}, True),
         ({"s3": {"bucket": "bbb"}, "volume": {"path": "/mnt", "async": True}}, True),
-        ({"webhook_extra": 5, "webhook_secret": "whsec_x", "archive": "zip"}, False),
+        ({"webhook_extra": None, "webhook_secret": None, "archive": "zip"}, False),
     ],
 )
 def test_a_payload_tells_whether_its_caller_waits(keys, asynchronous):
@@ -303,3 +303,14 @@ def test_patterns_have_a_limit_together():
     with pytest.raises(InvalidPayload, match="16384 characters") as caught:
         parse_payload(credentials(f"{long}*"))
     assert caught.value.location == "credentials"
+
+
+@pytest.mark.parametrize("key", ["webhook_secret", "webhook_extra"])
+@pytest.mark.parametrize("hook", [{}, {"webhook": ""}, {"webhook_v2": None}])
+def test_what_is_for_a_webhook_needs_one(key, hook):
+    """Else a caller waits for a post that nobody was asked for."""
+    with pytest.raises(InvalidPayload, match="no webhook") as caught:
+        parse_payload({"prompt": GRAPH, key: "whsec_x", **hook})
+    assert caught.value.location == key
+    assert "webhook_v2" in caught.value.hint
+    assert parse_payload({"prompt": GRAPH, key: "whsec_x", "webhook_v2": "https://e.org"})

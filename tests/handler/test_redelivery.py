@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import logging
+import time
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 from sources.puts import storing
 from worker import GRAPH, until, worker
 
@@ -21,6 +26,7 @@ from handler.errors import (
     UploadFailed,
     UrlNotAllowed,
 )
+from handler.log_context import current_mark
 from handler.redelivery import Redelivery, parse_targets
 from handler.settings import Settings
 from handler.submission import Submission
@@ -33,6 +39,26 @@ REFUSED = (403, {}, "not today")
 async def store():
     async with storing() as running:
         yield running
+
+
+@pytest.fixture
+def s3():
+    """What makes upload objects for a store that speaks S3, and how an object is read."""
+    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    keys = {"aws_access_key_id": "AK", "aws_secret_access_key": "SK"}
+    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1", **keys)
+    client.create_bucket(Bucket="results")
+    auth = {"access_key_id": "AK", "secret_access_key": "SK"}
+
+    def target(prefix, **more):
+        return {"bucket": "results", "prefix": prefix, "endpoint": endpoint, "auth": auth, **more}
+
+    yield target, lambda key: client.get_object(Bucket="results", Key=key)["Body"].read()
+    client.close()
+    running.stop()
 
 
 @contextlib.asynccontextmanager
@@ -271,3 +297,54 @@ def test_a_repr_tells_no_secret(tmp_path, store):
     """URLs may let anybody in."""
     (target,) = parse_targets({"presigned": {"url": "https://e.org/x?sig=canary4711"}})
     assert "canary" not in repr(target)
+
+
+async def test_a_link_is_for_who_waits_and_the_record_has_the_place(tmp_path, store, s3):
+    """A link lets anybody in, and dies; so with an answer that is given again."""
+    target, read = s3
+    keyed = Submission(key="http:k")
+    payload = {"prompt": GRAPH, "id": "direct", "s3": target("direct/", presign_s=60)}
+    async with refused(tmp_path, store) as (handler, _):
+        done = await handler.redelivery.redeliver("job", {"s3": target("again/", presign_s=60)})
+        async with await handler.handle(payload, keyed) as answer:
+            first = await answer.json()
+        async with await handler.handle(payload, keyed) as answer:
+            again = await answer.json()
+        events = [one async for one in handler.stored.events("direct", 0)]
+        told = [await handler.stored.public(job_id) for job_id in ("job", "direct")]
+        told += [again, *(event.data for event in events)]
+        lists = await handler.stored.page(None, None, None, 9)
+
+    for body, folder in ((done.body, "again"), (first, "direct")):
+        (link,), (name,) = body["images"], body["filenames"]
+        assert "Signature" in link
+        assert read(f"{folder}/{name}")
+        entry = body["outputs"][0]["uploads"][0]
+        assert entry["location"] == f"s3://results/{folder}/{name}"
+        assert 0 < entry["expires_at"] - time.time() <= 61
+    assert again["images"] == [first["outputs"][0]["uploads"][0]["location"]]
+    assert told[0]["redelivery"]["images"] == [done.body["outputs"][0]["uploads"][0]["location"]]
+    assert "Signature" not in json.dumps([told, lists])
+    files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    assert [path for path in files if b"X-Amz-Signature" in path.read_bytes()] == []
+
+
+async def test_lines_of_a_redelivery_know_their_job(tmp_path, store, caplog):
+    """Those of the uploads, too."""
+    marks = []
+
+    class Watch(logging.Filter):
+        def filter(self, record):
+            if record.name == "comfyfn.delivery":
+                marks.append(current_mark())
+            return True
+
+    watch = Watch()
+    caplog.handler.addFilter(watch)
+    with caplog.at_level(logging.INFO):
+        async with refused(tmp_path, store) as (handler, _):
+            marks.clear()
+            await handler.redelivery.redeliver("job", to(store))
+    caplog.handler.removeFilter(watch)
+    assert len(marks) >= 2
+    assert {mark and mark.job_id for mark in marks} == {"job"}

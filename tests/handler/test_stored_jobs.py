@@ -395,3 +395,16 @@ async def test_events_that_memory_has_let_go_of_come_from_the_disk(tmp_path):
         while job._events[0].seq < 4:
             job._events.popleft()
         assert happened(await all_events(handler)) == whole
+
+
+async def test_a_wrong_name_is_answered_with_the_right_ones(tmp_path):
+    """What is kept is told by name."""
+    async with worker(tmp_path) as (handler, _):
+        await handler.enter(PAYLOAD, LATER)
+        await handler.find("mine").ended()
+        (name,) = [one["name"] for one in (await handler.stored.public("mine"))["outputs"]]
+        fault = await failure(handler.stored.output("mine", "other.png"))
+        assert isinstance(fault, NotFound)
+        assert repr(name) in fault.hint
+        assert "not kept" not in fault.hint
+        assert fault.details["kept"] == [name]

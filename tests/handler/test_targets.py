@@ -127,6 +127,11 @@ def test_an_answer_repeats_the_contracts_fields_with_their_defaults():
         ("presigned", {"url": "http://e.org", "headers": {"a": f"{SECRET}\n"}}, "headers"),
         ("volume", {"path": "/mnt/../etc"}, "`..`"),
         ("volume", {"path": "/mnt", "prefix": "../x"}, "`..`"),
+        ("volume", {"path": "/mnt", "key": "../{filename}"}, "key has a `.` or `..`"),
+        ("volume", {"path": "/mnt", "key": "{prefix}../{filename}"}, "key has a `.` or `..`"),
+        ("volume", {"path": "/mnt", "prefix": ".", "key": "{prefix}./x"}, "`..`"),
+        ("volume", {"path": "/mnt", "key": "//"}, "names no file"),
+        ("hf_upload", {"repo": "a/b", "key": "a/../{filename}"}, "key has a `.` or `..`"),
     ],
 )
 def test_what_cannot_be_is_told_without_the_values(kind, fields, told):

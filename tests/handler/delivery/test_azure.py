@@ -16,6 +16,7 @@ from azure.storage.blob import BlobServiceClient, ContainerSasPermissions, gener
 
 from handler.delivery.azure import AzureUploader
 from handler.delivery.base import PutFailed
+from handler.delivery.strike import struck
 from handler.errors import InvalidPayload, UrlNotAllowed
 from handler.inputs.address import AddressPolicy
 from handler.targets import Targets
@@ -25,6 +26,7 @@ ACCOUNT = "devstoreaccount1"
 # The emulator's own, the same everywhere.
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
 SECRET = "canary4711secret"
+SECRET_KEY = "Y2FuYXJ5NDcxMXNlY3JldA=="
 SAS = f"sv=2020-01-01&sp=w&sig={SECRET}"
 AWKWARD = "a b/50%?#猫.png"
 
@@ -177,6 +179,10 @@ async def test_refusals_are_told_by_status_and_code(uploader, emulator, item, pr
     with pytest.raises(PutFailed, match="404 ContainerNotFound") as caught:
         await uploader(AzureAccount(whole(url)), container="none").put(item(), progress)
     assert (caught.value.passing, caught.value.code) == (False, "ContainerNotFound")
+    assert (caught.value.whose, caught.value.hint) == (
+        "place",
+        "make the container first, or name another one",
+    )
     wrong = uploader(AzureAccount(shared(url, token[:-8] + "AAAAAA%3D")))
     with pytest.raises(PutFailed, match="403") as refused:
         await wrong.put(item(), progress)
@@ -223,3 +229,37 @@ async def test_a_key_that_is_none_is_told(uploader, store, item, progress):
         await put.put(item(), progress)
     assert not caught.value.passing
     assert SECRET not in str(vars(caught.value))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "whose", "hint"),
+    [
+        (404, "ContainerNotFound", "place", "make the container first"),
+        (403, "AuthenticationFailed", "store", "the key is not the account's"),
+        (418, "SomethingNew", "store", ""),
+    ],
+)
+async def test_a_refusal_is_told_by_azures_own_word(
+    uploader, store, item, progress, status, code, whose, hint
+):
+    """The hint is found by it, also where the library knows it as a member of an enum."""
+    store.replies += [(status, {"x-ms-error-code": code}, "")] * 4
+    put = uploader(auth={"connection_string": whole(store.url())})
+
+    with pytest.raises(PutFailed, match=f"^{status} {code}$") as caught:
+        await put.put(item(), progress)
+
+    assert (caught.value.code, caught.value.whose) == (code, whose)
+    assert hint in (caught.value.hint or "")
+
+
+async def test_a_place_is_told_with_its_account(uploader, store):
+    """It is no secret, though it stands in the connection string; the key is."""
+    url = store.url()
+    put = uploader(AzureAccount(whole(url, SECRET_KEY)))
+    await put._open()
+
+    place = put.location("a.png")
+
+    assert struck(place, put.secrets) == place == f"{url}/results/a.png"
+    assert struck(f"{ACCOUNT} {SECRET_KEY}", put.secrets) == f"{ACCOUNT} …"

@@ -9,7 +9,7 @@ import pytest
 
 from handler.delivery.base import PutFailed, Stored
 from handler.delivery.delivery import Delivery, Limits
-from handler.errors import UploadFailed, UrlNotAllowed
+from handler.errors import HandlerError, InvalidPayload, UploadFailed, UrlNotAllowed
 from handler.metrics import Metrics
 from handler.records import Output
 from handler.targets import Targets
@@ -81,7 +81,14 @@ class Ledger(Shelf):
 
 
 def delivery(
-    *uploaders, limits=QUICK, gate=16, on_progress=None, on_stored=None, metrics=None, **fields
+    *uploaders,
+    limits=QUICK,
+    gate=16,
+    on_progress=None,
+    on_stored=None,
+    kept_s=0,
+    metrics=None,
+    **fields,
 ):
     target = Targets.model_validate({"s3": {"bucket": "bkt", "prefix": "p/", **fields}}).s3
     return Delivery(
@@ -91,6 +98,7 @@ def delivery(
         limits=limits,
         on_progress=on_progress,
         on_stored=on_stored,
+        kept_s=kept_s,
         metrics=metrics,
     )
 
@@ -281,12 +289,21 @@ async def test_a_failed_upload_is_an_error_that_names_target_and_file(output):
 
 
 @pytest.mark.parametrize(
-    ("own", "blame", "retryable"), [(True, "caller", False), (False, "platform", True)]
+    ("own", "whose", "blame", "retryable"),
+    [
+        (True, "store", "caller", False),
+        (False, "store", "platform", False),
+        (True, "place", "caller", False),
+        (False, "place", "caller", False),
+        (True, "worker", "platform", True),
+        (False, "worker", "platform", True),
+    ],
 )
-async def test_a_refusal_is_the_fault_of_whose_credentials_they_are(output, own, blame, retryable):
-    """It is not tried again; the operator can mend theirs while the outputs are kept."""
+async def test_a_refusal_is_the_fault_of_who_can_mend_it(output, own, whose, blame, retryable):
+    """The same again is another run: it is asked for only where it could end another way."""
     shelf = Shelf(own=own)
-    shelf.faults = [PutFailed("403", passing=False, status=403, hint="look there")] * 2
+    fault = PutFailed("403", passing=False, status=403, hint="look there", whose=whose)
+    shelf.faults = [fault] * 2
     async with delivery(shelf) as job:
         with pytest.raises(UploadFailed, match="and 1 more") as caught:
             await job.finish([output("a.png"), output("b.png")])
@@ -295,6 +312,31 @@ async def test_a_refusal_is_the_fault_of_whose_credentials_they_are(output, own,
     assert caught.value.hint == "look there"
     assert len(shelf.items) == 2
     assert [one["tries"] for one in caught.value.details["failed"]] == [1, 1]
+
+
+@pytest.mark.parametrize("fault", [PutFailed("no", passing=False), InvalidPayload("too few")])
+async def test_it_is_said_where_outputs_are_that_are_not_stored(output, fault):
+    """So that nobody pays for another run; not where none are kept."""
+    for kept_s in (0, 60):
+        shelf = Shelf()
+        shelf.faults = [fault]
+        async with delivery(shelf, kept_s=kept_s) as job:
+            with pytest.raises(HandlerError) as caught:
+                await job.finish([output("a.png")])
+        hint = caught.value.hint or ""
+        for told in ("kept for 60 s", "GET /jobs/job-1 ", "POST /jobs/job-1/redeliver"):
+            assert (told in hint) == bool(kept_s)
+
+
+async def test_a_place_is_told_whole_and_logged_without_secrets(output, caplog):
+    """What stands for a link for good must lead there."""
+    shelf = Shelf()
+    key = f"{'k' * 400}?a={SECRET}"
+    with caplog.at_level(logging.INFO):
+        async with delivery(shelf, key=key) as job:
+            ((stored,),) = await job.finish([output("a.png")])
+    assert stored.location == f"s3://shelf/{key}"
+    assert SECRET not in caplog.text
 
 
 async def test_an_address_that_has_become_forbidden_is_told_as_that(output):

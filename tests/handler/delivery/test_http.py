@@ -187,3 +187,29 @@ async def test_nginx_takes_files_by_webdav(uploader, webdav, item, progress):
 
     assert (folder / "out/deep/video.mp4").read_bytes() == video.path.read_bytes()
     assert (folder / "out/deep" / AWKWARD).read_bytes() == cat.path.read_bytes()
+
+
+async def test_a_refusal_says_whose_credentials_are_missing(uploader, store, item, progress):
+    """Those of the request, or of the operator."""
+    header = HeaderAuth(header_name="X-Key", header_value=SecretStr(SECRET))
+    here = frozenset({("http", "127.0.0.1", store.port)})
+    bearer = {"type": "bearer", "token": SECRET}
+    for sender, said, callers in (
+        (uploader(store.url("/a")), "HTTP_AUTH_HEADER_NAME", True),
+        (uploader(store.url("/a"), auth=bearer), "http_upload.auth", True),
+        (uploader(store.url("/a"), header=header, origins=here), "the operator's", False),
+    ):
+        for status in (401, 403):
+            store.replies.append((status, {}, "no"))
+            with pytest.raises(PutFailed, match=f"{status} no") as caught:
+                await sender.put(item(), progress)
+            assert said in (caught.value.hint or "")
+            assert (caught.value.whose, sender.own_credentials) == ("store", callers)
+
+
+async def test_a_place_that_takes_no_file_is_the_requests(uploader, store, item, progress):
+    """Whosever header was sent."""
+    store.replies.append((404, {}, "no such folder"))
+    with pytest.raises(PutFailed, match="404") as caught:
+        await uploader(store.url("/a")).put(item(), progress)
+    assert caught.value.whose == "place"

@@ -95,7 +95,7 @@ async def test_refusals_are_told(uploader, site, item, progress):
     """No such repository, no right to write."""
     with pytest.raises(PutFailed, match="no such repository") as caught:
         await uploader(repo="me/none").put(item(), progress)
-    assert not caught.value.passing
+    assert (caught.value.passing, caught.value.whose) == (False, "place")
     site.secrets["datasets/me/data"] = "another"
     with pytest.raises(PutFailed, match="403") as denied:
         await uploader().put(item(), progress)
@@ -109,7 +109,7 @@ async def test_a_file_that_is_gone_is_told(uploader, item, progress):
     file.path.unlink()
     with pytest.raises(PutFailed) as caught:
         await uploader().put(file, progress)
-    assert not caught.value.passing
+    assert (caught.value.passing, caught.value.whose) == (False, "worker")
 
 
 async def test_a_hub_that_is_away_may_be_back(threads, item):

@@ -9,7 +9,7 @@ import pytest
 from handler.delivery.base import PutFailed
 from handler.delivery.http_put import HttpPut
 from handler.delivery.presigned import PresignedUploader
-from handler.errors import UrlNotAllowed
+from handler.errors import InvalidPayload, UrlNotAllowed
 from handler.inputs.address import AddressPolicy
 from handler.targets import Targets
 
@@ -65,10 +65,13 @@ async def test_each_output_has_its_own_url(uploader, store, item, progress):
     await sender.put(a, progress)
 
     assert store.files == {"/0": a.path.read_bytes(), "/1": b.path.read_bytes()}
-    with pytest.raises(PutFailed, match="there are 2 presigned URLs, and this is output 3") as few:
+    with pytest.raises(
+        InvalidPayload, match=r"there are 2 presigned URLs, and this is output 3: c\.png"
+    ) as few:
         await sender.put(item("c.png", place=2), progress)
     assert "presigned.urls" in (few.value.hint or "")
-    with pytest.raises(PutFailed, match="there is one presigned URL"):
+    assert (few.value.status, few.value.blame) == (400, "caller")
+    with pytest.raises(InvalidPayload, match="there is one presigned URL"):
         await uploader(url=store.url("/0")).put(item("c.png", place=1), progress)
     assert sender.waits
 

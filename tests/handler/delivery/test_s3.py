@@ -212,7 +212,7 @@ async def test_a_bucket_that_is_not_there_is_told(uploader, s3_server, item, pro
         put = uploader(endpoint=endpoint, auth=AUTH, bucket="none", part_bytes=5 << 20)
         with pytest.raises(PutFailed, match="NoSuchBucket") as caught:
             await put.put(file, progress)
-        assert not caught.value.passing
+        assert (caught.value.passing, caught.value.whose) == (False, "place")
 
 
 async def test_a_short_fault_is_overcome_by_the_library(uploader, store, item, progress):
@@ -235,8 +235,9 @@ async def test_a_store_that_cannot_be_reached_may_be_the_next_time(
     assert "127.0.0.1" not in str(caught.value)
     file = item("gone.png")
     file.path.unlink()
-    with pytest.raises(PutFailed, match="cannot be read"):
+    with pytest.raises(PutFailed, match="cannot be read") as gone:
         await put.put(file, progress)
+    assert gone.value.whose == "worker"
 
 
 async def test_the_operators_keys_do_not_write_over_the_state(

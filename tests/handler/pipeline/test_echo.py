@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import copy
 import json
 
 import pytest
-from worker import GRAPH
+from receiver import SECRET as SIGNED_WITH
+from receiver import receiving
+from worker import GRAPH, until, worker
+
+from handler.errors import HandlerError
 
 from handler.payload import parse_payload
 from handler.pipeline.echo import LONGEST_TEXT, echo
+from handler.settings import Settings
+from handler.submission import Submission
 
 SECRET = "canary4711secret"
 KEYS = {"type": "s3", "access_key_id": "AK", "secret_access_key": SECRET}
@@ -96,3 +103,53 @@ def test_media_of_the_graph_are_told_by_their_length(value, shown):
     assert one["2"]["inputs"] == {"images": {"__value__": [shown, "b.png"]}}
     assert one["3"] is graph["3"]
     assert graph == before
+
+
+def test_urls_of_the_graph_are_told_without_their_secrets():
+    """Users, passwords and signatures, at any depth; of what has none the graph is as it came."""
+    url = f"http://me:{SECRET}@e.org/x?sig={SECRET}"
+    graph = {
+        "1": {"class_type": "LoadImage", "inputs": {"image": url, "n": [1, "2"]}},
+        "2": {"class_type": "X", "inputs": {"images": {"__value__": [url, "https://e.org/b.png"]}}},
+        "3": {"class_type": "Y", "inputs": {"text": f"like {url} but red"}},
+    }
+    one = told(graph)["prompt"]
+
+    assert SECRET not in json.dumps(one)
+    assert one["1"]["inputs"] == {"image": "http://e.org/x?sig=...", "n": [1, "2"]}
+    assert one["2"]["inputs"]["images"]["__value__"][1] == "https://e.org/b.png"
+    assert one["3"]["inputs"]["text"] == "like http://e.org/x?sig=... but red"
+    assert graph["1"]["inputs"]["image"] == url
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_no_secret_of_an_input_comes_back_or_lies_about(tmp_path, fails):
+    """Neither in a 202, an answer, a replay, a post or a letter that waits for its receiver."""
+    url = f"http://me:{SECRET}@127.0.0.1:1/x.png?sig={SECRET}"
+    graph = {**GRAPH, "2": {**GRAPH["2"], "_meta": {"title": "t", "source": url}}}
+    if fails:
+        graph["9"] = {"class_type": "LoadImage", "inputs": {"image": url}}
+        graph["8"] = {**GRAPH["2"], "inputs": {**GRAPH["2"]["inputs"], "images": ["9", 0]}}
+    settings = Settings(url_allow_hosts="127.0.0.1", webhook_secret=SIGNED_WITH)
+    payload = {"prompt": graph, "id": "mine"}
+    seen = []
+    async with receiving() as receiver, worker(tmp_path, settings) as (handler, _):
+        receiver.replies["/hook"] = [503]
+        entry = await handler.enter({**payload, "webhook_v2": receiver.url()})
+        seen.append(json.dumps(entry.head).encode())
+        await handler.find("mine").ended()
+        await receiver.got(1)
+        seen.append(receiver.posts[0].body)
+        for _ in range(2):
+            with contextlib.suppress(HandlerError):
+                async with await handler.handle(
+                    {"prompt": graph, "id": "kept"}, Submission(key="http:k")
+                ) as answer:
+                    seen.append(json.dumps(await answer.json()).encode())
+        await until(lambda: list((tmp_path / "state" / "outbox").rglob("*.*")))
+        files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+        seen += [path.read_bytes() for path in files]
+
+    assert len(seen) - len(files) == (2 if fails else 4)
+    assert b"sig=..." in seen[0] and b"sig=..." in seen[1]
+    assert [one for one in seen if SECRET.encode() in one] == []

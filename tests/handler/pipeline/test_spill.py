@@ -91,7 +91,8 @@ async def test_a_storage_that_refuses_is_the_platforms_fault(made, outputs, stor
     store.replies.append((403, {}, "no"))
     with pytest.raises(UploadFailed, match=r"OUTPUT_STORAGE: http_upload: cat\.png") as caught:
         await spilled(outputs, job(), made(Settings(output_storage=text)), SIZE, 1)
-    assert (caught.value.blame, caught.value.retryable) == ("platform", True)
+    assert (caught.value.blame, caught.value.retryable) == ("platform", False)
+    assert "POST /jobs/me/redeliver" in caught.value.hint
 
 
 async def test_a_storage_that_is_not_set_up_is_told(made, outputs):
@@ -100,6 +101,7 @@ async def test_a_storage_that_is_not_set_up_is_told(made, outputs):
     with pytest.raises(UploadFailed, match="OUTPUT_STORAGE: azure") as caught:
         await spilled(outputs, job(), made(Settings(output_storage=text)), SIZE, 1)
     assert "AZURE_STORAGE_CONNECTION_STRING" in caught.value.hint
+    assert "POST /jobs/me/redeliver" in caught.value.hint
     assert caught.value.blame == "platform"
 
 

@@ -151,6 +151,7 @@ def test_urls_and_places_are_noted_by_target():
     assert one.uploads[0] == {
         "target": "s3",
         "url": "s3://b/a",
+        "location": "s3://b/a",
         "bytes": 5,
         "seconds": 0.1235,
         "etag": '"e"',
@@ -181,3 +182,15 @@ def test_progress_is_told_now_and_then_and_at_the_end():
     job.enter(Phase.CANCELLED)
     tell(Sent("s3", "b.png", 100, 100))
     assert [told["filename"] for told in sent_by(job) if told["filename"] == "b.png"] == []
+
+
+def test_a_link_is_told_with_its_place_and_its_end():
+    """So that whoever has it knows when it is dead."""
+    link = Uploaded("s3", "https://b/a?sig=x", "s3://b/a", 5, 0.1, expires_at=1060)
+    file = dataclasses.replace(TEXT, filename="a.png", text=None)
+    (one,) = with_urls([file], [(link,)])
+
+    assert one.url == "https://b/a?sig=x"
+    entry = one.uploads[0]
+    assert (entry["url"], entry["location"]) == (one.url, "s3://b/a")
+    assert entry["expires_at"] == 1060

@@ -178,3 +178,64 @@ def test_a_text_is_whole_where_the_record_has_all_of_it():
     assert entry(3, text="éa").whole
     assert not entry(5000, text="a" * 4096).whole
     assert not entry(0).whole
+
+
+def signed(host="h", path="a", query="", sign="1", **more):
+    """Give a URL as S3 signs it."""
+    url = f"https://{host}/{path}?{query}X-Amz-Date={sign}&X-Amz-Signature={sign}&x-id=PutObject"
+    return {"presigned": {"url": url, **more}}
+
+
+@pytest.mark.parametrize(
+    ("payload", "again"),
+    [
+        (signed(), signed(sign="2")),
+        (signed(headers={"x-amz-acl": CANARY}), signed(headers={"x-amz-acl": "other"})),
+        (signed(headers={"x-amz-acl": CANARY}), signed()),
+        (
+            {"presigned": {"urls": [f"https://me:{CANARY}@h/a?sv=1&sp=w&sig=1", "https://h/b"]}},
+            {"presigned": {"urls": ["https://h/a?sig=2&sv=2&sp=w&se=3", "https://h/b"]}},
+        ),
+        (
+            {"http_upload": {"url_prefix": f"https://me:{CANARY}@h/up"}},
+            {"http_upload": {"url_prefix": "https://you:other@h/up"}},
+        ),
+        ({"webhook_v2": f"https://me:{CANARY}@h/"}, {"webhook_v2": "https://h/"}),
+    ],
+)
+def test_fresh_signatures_and_passwords_are_the_same_payload(payload, again):
+    """Whoever sends it again may have been lent new ones."""
+    assert payload_digest({"prompt": GRAPH, **payload}) == payload_digest(
+        {"prompt": GRAPH, **again}
+    )
+
+
+@pytest.mark.parametrize(
+    ("payload", "other"),
+    [
+        (signed(), signed(path="b")),
+        (signed(), signed(host="g")),
+        (signed(query="file=a&"), signed(query="file=b&")),
+        (signed(), signed(content_type="image/png")),
+        ({"presigned": {"url": "https://h/?file=a"}}, {"presigned": {"url": "https://h/?file=b"}}),
+        ({"presigned": {"urls": ["https://h/a"]}}, {"presigned": {"urls": ["https://h/a"] * 2}}),
+        (
+            {"http_upload": {"url_prefix": "https://me:p@h/up"}},
+            {"http_upload": {"url_prefix": "https://me:p@g/up"}},
+        ),
+        ({"webhook": "https://h/?job=1"}, {"webhook": "https://h/?job=2"}),
+        ({"id": "x://a@b"}, {"id": "x://c@b"}),
+        ({"prompt": {"1": "https://a@h/"}}, {"prompt": {"1": "https://b@h/"}}),
+    ],
+)
+def test_another_place_is_another_payload(payload, other):
+    """However it is signed."""
+    assert payload_digest({"prompt": GRAPH, **payload}) != payload_digest(
+        {"prompt": GRAPH, **other}
+    )
+
+
+def test_urls_that_are_none_have_a_digest():
+    """They are refused elsewhere."""
+    for odd in ("http://[", 5, None, ["x"]):
+        assert payload_digest({"presigned": {"url": odd, "urls": odd}, "webhook": odd})
