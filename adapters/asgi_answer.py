@@ -212,6 +212,7 @@ def _headers(output: Output, count: int, shown: str) -> list[tuple[bytes, bytes]
     disposition = f"{shown}; filename*=UTF-8''{quote(output.filename)}"
     headers = [
         (b"content-disposition", disposition.encode()),
+        (b"x-content-type-options", b"nosniff"),
         (b"x-output-count", str(count).encode()),
         (b"x-output-node", quote(output.node_id).encode()),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -14,11 +15,13 @@ from adapters.asgi_json import Json
 from adapters.asgi_outputs import OutputRoutes
 from adapters.asgi_paths import JobRoute
 from adapters.asgi_streams import Streamed, unless_gone
-from handler.errors import InvalidPayload, NotFound
+from handler.errors import InvalidPayload, NotFound, QueueFull
 from handler.job import Phase
 from handler.stored_jobs import LONGEST_PAGE
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
     from starlette.datastructures import QueryParams
     from starlette.requests import Request
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 MOST_BODY_BYTES = 1 << 20
 PAGE = 50
+MOST_FOLLOWERS = 500
 STATUSES = ("active", "over", *(phase.value for phase in Phase))
 _ADAPTER = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
@@ -54,6 +58,7 @@ class JobRoutes:
         self._handler = handler
         self._stored = handler.stored
         self._bodies = bodies
+        self._following = 0
 
     async def listing(self, request: Request) -> Response:
         """List jobs, the newest first, page by page."""
@@ -81,6 +86,12 @@ class JobRoutes:
         }
         if request.method == "HEAD":
             return Response(headers=headers)
+        if self._following >= MOST_FOLLOWERS:
+            raise QueueFull(
+                f"{MOST_FOLLOWERS} event streams are open on this worker",
+                hint="GET /jobs/{id} tells how a job is, too",
+                retry_after_s=5,
+            )
         if query.get("previews", "").lower() in {"1", "true"}:
             job = self._handler.find(job_id)
             if job is not None:
@@ -92,7 +103,17 @@ class JobRoutes:
             first = await anext(events, None)
             if first is None:  # 200 would have a browser come again and again
                 return Response(status_code=204)
-        return Streamed(sse(events, first), headers=headers)
+        return Streamed(self._counted(sse(events, first)), headers=headers)
+
+    async def _counted(self, blocks: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        """Count a stream while it is open: each costs the worker a little with every event."""
+        self._following += 1
+        try:
+            async with contextlib.aclosing(blocks):
+                async for block in blocks:
+                    yield block
+        finally:
+            self._following -= 1
 
     async def result(self, request: Request) -> Response:
         """Give a job's answer in the form that is accepted; 202 while there is none."""

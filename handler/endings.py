@@ -7,7 +7,8 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from handler.errors import HandlerError, InvalidPayload, JobCancelled
+from handler.errors import HandlerError, InvalidPayload, JobCancelled, StateUnavailable
+from handler.job import RECORD_TEXT_CHARS as TEXT
 from handler.ledger import KEEP_PLAIN_S
 from handler.webhook_notes import LEGACY, V2, awaited, settled
 
@@ -176,6 +177,23 @@ class Endings:
             await self._ledger.keep(job, outputs, folder)
         elif self._ledger.shared and not self._ledger.away:
             await self._ledger.keep(job, outputs, folder, KEEP_PLAIN_S)
+
+    def lost(self, job: Job, promised: Promised | None) -> HandlerError | None:
+        """Tell whether nobody can have what came out: it could not be kept, and nobody waits."""
+        if not job.asynchronous or promised is not None or job.joined:
+            return None
+        gone = [
+            output.filename
+            for output, name in zip(job.outputs, job.kept, strict=True)
+            if not name and output.url is None and (output.text is None or len(output.text) > TEXT)
+        ]
+        if not gone:
+            return None
+        return StateUnavailable(
+            f"the result could not be kept: {gone[0]}",
+            hint="is there space where STATE_URL or STATE_DIR is, and within OUTPUT_MAX_MB?",
+            details={"filenames": gone},
+        )
 
     def over(
         self,

@@ -90,6 +90,7 @@ class Handler:
         self._started = False
         self._draining = False
         self._boot_error: HandlerError | None = None
+        self._telling: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[Any]] = set()
         self._ledger = ledger or Ledger()
         self._ledger.cancel = self.cancel
@@ -134,7 +135,7 @@ class Handler:
         self._parts.events.open()
         self._startup.begin()
         # What an earlier process has left to be told waits for no boot.
-        telling = asyncio.create_task(self._endings.open(), name="open-outbox")
+        self._telling = asyncio.create_task(self._endings.open(), name="open-outbox")
         try:
             await self._engine.start()
             # Not before: what the engine's boot can be spared is spared.
@@ -143,11 +144,9 @@ class Handler:
             self._boot_error = error
             self._engine_ready.set()  # whoever waits is told
             await self._startup.give_up()
-            with contextlib.suppress(HandlerError):  # jobs that failed are told, too
-                await self._ledger.opened()
+            self._ledger.begin()  # jobs that an earlier process left are told as failed, too
             raise
-        finally:
-            await asyncio.gather(telling, return_exceptions=True)
+        await self._telling
         self._started = True
 
     async def drain(self, timeout_s: float | None = None) -> bool:
@@ -191,6 +190,8 @@ class Handler:
             task.cancel()
         await asyncio.gather(*self._closing, return_exceptions=True)
         await self._turns.close()
+        if self._telling is not None:
+            await asyncio.gather(self._telling, return_exceptions=True)
         await self._endings.close()
         await self._parts.providers.close()
         await self._ledger.close()
@@ -402,7 +403,10 @@ class Handler:
             log.exception("job %s: a fault of ours", job.id)
             self._over(job, promised, None, InternalFault.of(error))
         else:
-            self._over(job, promised, answer, None)
+            lost = self._endings.lost(job, promised)
+            if lost is not None:
+                await answer.close()
+            self._over(job, promised, answer if lost is None else None, lost)
 
     def _over(
         self,

@@ -8,6 +8,7 @@ import errno
 import ipaddress
 import logging
 import os
+import resource
 import signal
 import socket
 import threading
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("comfyfn.server")
 LEAST_SENDING_S = 1
+MOST_FILES = 65_536
 HURRIED_STOP_S = 3.0
 KINDS = {"comfyui": "ComfyUI", "embedded": "embedded engine", "attached": "attached ComfyUI"}
 
@@ -41,6 +43,7 @@ def serve(settings: Settings) -> int:
         BootFailed: there is no engine to start here, or the address cannot be listened on.
         SettingsError: the manifest has faults, or cannot be carried out here.
     """
+    raise_open_files()
     configure_logging(settings)
     with (
         listen(settings.host, settings.port) as listener,
@@ -60,6 +63,15 @@ def serve(settings: Settings) -> int:
         status = _run(site, process, manifest, listener)
     leave_conversions(status)
     return status
+
+
+def raise_open_files() -> None:
+    """Allow ourselves as many open files and connections as we may have: 1024 are few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _manifest(site: Site) -> Manifest | None:

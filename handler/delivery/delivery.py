@@ -296,7 +296,8 @@ class Delivery:
         faults = [one for lane in results for one in lane if isinstance(one, BaseException)]
         if not faults:
             return
-        first = next((one for one in faults if not isinstance(one, UploadFailed)), faults[0])
+        # First those that another run would meet again.
+        first = min(faults, key=_hope)
         if isinstance(first, HandlerError):
             first.hint = with_kept(first.hint, self._job_id, self._kept_s)
         if not isinstance(first, UploadFailed):
@@ -317,7 +318,7 @@ class Delivery:
             location=first.location,
             hint=first.hint,
             blame=first.blame,
-            retryable=any(one.retryable for one in faults if isinstance(one, UploadFailed)),
+            retryable=first.retryable,
             details={"failed": failed, "delivered": delivered},
         )
         raise merged from first
@@ -335,6 +336,10 @@ def _uploaded(lane: _Lane, item: Upload, stored: Stored, clock: float, began: in
         ended_ms=_now_ms(),
         expires_at=stored.expires_at,
     )
+
+
+def _hope(fault: BaseException) -> int:
+    return 1 + fault.retryable if isinstance(fault, UploadFailed) else 0
 
 
 def _told(lane: _Lane, item: Upload, fault: PutFailed, tries: int) -> UploadFailed:

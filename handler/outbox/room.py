@@ -82,7 +82,7 @@ class Room:
                 if letter is None:
                     raise self._full()
                 log.warning(
-                    "the outbox is full: webhook %s %s to %s is dropped after %d tries: %s; %s",
+                    "webhook %s %s to %s is dropped after %d tries: %s; %s",
                     *(letter.kind, letter.id, letter.to, letter.tries, letter.said),
                     self._whose(),
                 )

@@ -65,7 +65,9 @@ async def run_pipeline(
             uploading(received, parts) as going,
         ):
             answer = await course.run(going)
-        await _keep(keep, job, answer.outputs, failed=False)
+        # What went to the operator's storage, whose links die, is kept as what has no URL.
+        spilled = answer.tail["stats"].get("spilled")
+        await _keep(keep, job, course.outputs if spilled else answer.outputs, failed=False)
     except TimeoutError as error:
         await course.failed(keep)
         if deadline.expired():

@@ -469,3 +469,18 @@ async def test_another_worker_is_asked_to_cancel(tmp_path, way):
             assert answer.json() == {"id": "me", "interrupted": "success"}
         assert answer.status_code == 200
         await until(lambda: job.phase is Phase.CANCELLED, 20)
+
+
+async def test_followers_are_bounded(tmp_path, monkeypatch):
+    """One over the limit is told to ask instead; those that leave make room."""
+    monkeypatch.setattr("adapters.asgi_jobs.MOST_FOLLOWERS", 1)
+    gate = Gate()
+    async with served(tmp_path, script=gate) as (client, _, _):
+        await accepted(client, "a")
+        async with client.stream("GET", "/jobs/a/events") as first:
+            await anext(first.aiter_bytes())
+            fault(await client.get("/jobs/a/events"), 429, "queue_full")
+        gate.open.set()
+        async with asyncio.timeout(10):
+            while (await client.get("/jobs/a/events")).status_code != 200:
+                await asyncio.sleep(0.01)

@@ -91,6 +91,17 @@ def wait_gone(state: Path, *job_ids: str, limit_s: float = 20.0) -> None:
     wait_until("the letters are gone", gone, limit_s)
 
 
+def noted(server: LiveServer, job_id: str, key: str = "webhook_v2") -> dict[str, Any]:
+    """Wait until a job's record tells what came of a webhook at last, and give that."""
+
+    def known() -> dict[str, Any]:
+        entry: dict[str, Any] = server.get(f"/jobs/{job_id}").json()["webhooks"][key]
+        return entry
+
+    wait_until(f"the end of {job_id}'s webhook is known", lambda: known()["status"] != "pending")
+    return known()
+
+
 def listed(state: Path) -> list[dict[str, Any]]:
     """Give what `comfyfn outbox list` says, a letter an entry."""
     said = outbox(state, "list", "--json")

@@ -25,6 +25,7 @@ from behaviour.hooks import (
     hook_env,
     kind_of,
     letters,
+    noted,
     posts_of,
     receiver,
     taken,
@@ -117,6 +118,7 @@ def test_killed_before_the_delivery(lives: Lives, hook: Receiver, reply: Any) ->
     known = status_of(server, "done")
     assert known["status"] == "succeeded"
     assert server.get(known["outputs"][0]["href"]).status_code == 200
+    assert noted(server, "done")["status"] == "delivered"
 
 
 def test_killed_mid_run(lives: Lives, hook: Receiver) -> None:
@@ -142,6 +144,9 @@ def test_killed_mid_run(lives: Lives, hook: Receiver) -> None:
         assert (known["error"]["code"], known["error"]["retryable"]) == (LOST, True)
     wait_gone(lives.state)
     assert taken(hook) == {"runs": 1, "waits": 1}
+    for job_id in ("runs", "waits"):
+        wait_until("it is noted", lambda: status_of(server, job_id)["webhooks"])  # noqa: B023
+        assert noted(server, job_id) == {"status": "delivered", "tries": 1}
     # Sent again, as it says, the same id is a new run.
     accept(server, picture(), "runs", webhook_v2=hook.url("/again"))
     wait_until("it is told anew", lambda: taken(hook)["runs"] == 2)

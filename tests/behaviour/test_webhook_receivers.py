@@ -26,6 +26,7 @@ from behaviour.hooks import (
     letters,
     listed,
     listener,
+    noted,
     outbox,
     posts_of,
     reads_slowly,
@@ -189,6 +190,8 @@ def test_what_cannot_arrive_is_given_up(ward: Ward, kind: str) -> None:
     letter = given_up(ward)[kind]
     assert letter["kind"] == "prompt.complete"
     assert letter["said"]
+    entry = noted(ward.server, kind)
+    assert entry == {"status": f"given up: {letter['said']}", "tries": letter["tries"]}
     assert ward.server.process is not None
     assert alive(ward.server.process.pid)
     assert_kept(ward.server, kind, ward.colors[kind])
@@ -223,6 +226,8 @@ def test_what_was_given_up_arrives_when_its_receiver_is_mended(ward: Ward) -> No
         assert told(ward.bad, kind)["type"] == "prompt.complete"
     wait_gone(ward.state, *(kind for kind, _ in sent))
     assert all(taken(ward.bad)[kind] == 1 for kind, _ in sent)
+    for kind, _ in sent:
+        wait_until("it is known", lambda: noted(ward.server, kind)["status"] == "delivered")  # noqa: B023
 
 
 @pytest.mark.parametrize("kind", LATE)
@@ -240,6 +245,7 @@ def test_receiver_that_comes_round_is_told_once(ward: Ward, kind: str) -> None:
         assert posts[1].at - posts[0].at >= 2
     assert_kept(ward.server, kind, ward.colors[kind])
     wait_gone(ward.state, kind)
+    assert noted(ward.server, kind) == {"status": "delivered", "tries": len(posts)}
 
 
 def test_answer_that_never_ends_is_an_answer(ward: Ward) -> None:
@@ -287,6 +293,9 @@ def test_every_kind_of_failure_is_told(ward: Ward) -> None:
         assert body["code"] == record["error"]["code"]
         assert body["error"] == record["error"]["error"]
         assert body["webhook_extra"] == job_id
+        assert body["stats"] == record["stats"]
+        assert record["stats"]["total_time"] > 0
+        assert noted(server, job_id)["status"] == "delivered"
         assert taken(ward.good)[job_id] == len(posts_of(ward.good, job_id)) == 1
     assert bodies["by-node"]["node_id"] == "2"
     assert "on purpose" in bodies["by-node"]["error"]
@@ -326,3 +335,31 @@ def test_legacy_posts_arrive_in_order_and_once(ward: Ward) -> None:
     last = next(post for post in ward.good.taken if post.id == "legacy")
     assert kind_of(last) == "prompt.complete"
     assert last.at >= arrived[-1].at
+    assert noted(ward.server, "legacy")["status"] == "delivered"
+    entry = noted(ward.server, "legacy", "webhook")
+    assert (entry["status"], entry["posts"], entry["delivered"]) == ("delivered", 3, [1, 2, 3])
+
+
+def test_dead_receiver_leaves_room_for_others(tmp_path: Path) -> None:
+    """It fills the outbox; whoever has a healthy one is promised a post all the same, and told."""
+    env = hook_env(tmp_path / "state", OUTBOX_MAX="6", LOG_LEVEL="info")
+    with receiver() as good, live_server(tmp_path / "server", **env) as server:
+        dead = f"http://127.0.0.1:{free_port()}/hook"
+        for number in range(6):
+            accept(server, picture(), f"dead-{number}", webhook_v2=dead)
+        full = server.prompt(picture(), webhook_v2=good.url())
+        if full.status_code != 202:  # none of them has failed often enough by now
+            assert full.json()["code"] == "outbox_full"
+            assert int(full.headers["retry-after"]) > 0
+
+        def tried() -> bool:
+            return all(one.tries >= 3 for one in letters(tmp_path / "state"))
+
+        wait_until("they have failed", tried, 40)
+        for number in range(4):
+            accept(server, picture(), f"good-{number}", webhook_v2=good.url())
+        for number in range(4):
+            assert told(good, f"good-{number}")["type"] == "prompt.complete"
+        assert noted(server, "dead-0")["status"].startswith("given up: the outbox is full")
+        assert server.get("/jobs/dead-5").json()["webhooks"]["webhook_v2"]["status"] == "pending"
+        assert f"to {dead.removesuffix('/hook')} is dropped after" in server.log.read_text()

@@ -65,8 +65,7 @@ async def test_a_success_is_told_kept_and_written(tmp_path):
         record, output = await handler.stored.output("mine", "mine_x_00001_.png")
         async with await handler.stored.open(record, output) as file:
             assert b"".join([block async for block in file.blocks()]) == PIXEL
-        public = await handler.stored.public("mine")
-        assert public["stats"]["webhooks"] == {"webhook_v2": "posted"}
+        await until(lambda: handler.find("mine").webhooks["webhook_v2"]["status"] == "delivered")
 
 
 async def test_a_failure_is_told(tmp_path):
@@ -80,6 +79,25 @@ async def test_a_failure_is_told(tmp_path):
         await handler.enter({**PAYLOAD, "webhook_v2": receiver.url()})
         body = await the_post(receiver)
         assert (body["type"], body["code"]) == ("prompt.failed", "execution_error")
+        assert body["stats"]["gpu_time"] > 0
+        assert (await handler.stored.public("mine"))["stats"] == body["stats"]
+
+
+async def test_a_failure_has_figures_for_who_waits(tmp_path):
+    """And for whoever asks for its result later."""
+
+    async def script(prompt, files):
+        yield Started(1)
+        yield Failed("2", "SaveImage", "ValueError", "too small", ("line",))
+
+    async with worker(tmp_path, HERE, script=script) as (handler, _):
+        with pytest.raises(HandlerError) as caught:
+            await handler.handle(PAYLOAD)
+        stats = caught.value.envelope()["stats"]
+        assert (stats["adapter"], stats["engine"]["kind"]) == ("http", "memory")
+        with pytest.raises(HandlerError) as again:
+            await handler.stored.result("mine")
+        assert again.value.envelope()["stats"] == stats
 
 
 async def test_a_cancel_is_told(tmp_path):
@@ -89,7 +107,11 @@ async def test_a_cancel_is_told(tmp_path):
         await handler.enter({**PAYLOAD, "webhook_v2": receiver.url()})
         await until(lambda: gate.begun)
         assert (await handler.stored.cancel("mine"))["cancelled"]
-        assert (await the_post(receiver))["type"] == "prompt.cancelled"
+        body = await the_post(receiver)
+        assert (body["type"], body["stats"]["instance"]) == (
+            "prompt.cancelled",
+            handler._parts.identity.instance,
+        )
 
 
 async def test_a_stop_of_the_worker_is_no_cancel(tmp_path):
@@ -169,6 +191,7 @@ async def test_a_withdrawal_is_carried_out_although_the_caller_goes_away(tmp_pat
         assert endings._webhooks._outbox._promises == {}
         assert (await handler._ledger.find("mine")).phase == "failed"
         assert receiver.posts == []
+        assert job.webhooks == {}
 
 
 async def test_a_worker_without_webhooks_refuses_them(tmp_path):

@@ -666,3 +666,18 @@ async def test_what_is_refused_is_in_the_log_and_in_the_figures(tmp_path, caplog
     lines = [one.message for one in caplog.records if "refused" in one.message]
     assert len(lines) == 1
     assert "invalid_payload" in lines[0]
+
+
+async def test_a_result_that_could_not_be_kept_is_no_success(tmp_path):
+    """Nobody waits for it, and nobody could ask for it: the job failed, and may be sent again."""
+    async with worker(tmp_path, HERE) as (handler, _), receiving() as receiver:
+        (tmp_path / "state" / "jobs" / "outputs").write_text("in the way")
+        entry = await handler.enter({**PAYLOAD, "id": "a"}, LATER)
+        await entry.job.ended()
+        told = await handler.stored.public("a")
+        assert (told["status"], told["error"]["code"]) == ("failed", "state_unavailable")
+        assert told["error"]["retryable"]
+        entry = await handler.enter({**PAYLOAD, "webhook_v2": receiver.url()})
+        await entry.job.ended()
+        assert entry.job.phase is Phase.SUCCEEDED
+        await until(lambda: receiver.posts)

@@ -98,3 +98,15 @@ def test_a_fault_that_nobody_foresaw_says_little():
     assert error.message == "internal fault: ValueError"
     assert error.__cause__ is cause
     assert InternalFault.of(OSError(28, "No space", "/x")).message.endswith("OSError: No space")
+
+
+def test_figures_of_a_job_are_in_its_error_only():
+    """Two jobs may end by one error: neither has the other's."""
+    error = QueueFull("full")
+    assert "stats" not in error.envelope()
+    first, second = error.with_stats({"gpu_time": 1}), error.with_stats({"gpu_time": 2})
+
+    assert first is error
+    assert type(second) is QueueFull
+    assert [one.envelope()["stats"]["gpu_time"] for one in (first, second)] == [1, 2]
+    assert {**second.envelope(), "stats": {"gpu_time": 1}} == first.envelope()

@@ -430,3 +430,23 @@ def test_a_long_queue_pushes_no_records_out():
 
     assert board.find("done") is done
     assert len(board.active()) == 20
+
+
+def test_the_figures_of_a_failure_are_the_jobs():
+    """Its record has them where those of a success are, and not twice."""
+    job = a_job("a")
+    job.fail(EngineDied("gone").with_stats({"gpu_time": 3}))
+
+    public = job.public()
+    assert public["stats"] == {"gpu_time": 3}
+    assert "stats" not in public["error"]
+    assert "stats" not in job.events[-1].data
+
+
+def test_the_phase_it_is_in_counts_so_far():
+    """Until it is over."""
+    job = a_job("a")
+    assert job.stage_s == {}
+    assert job.stages_so_far()["received"] > 0
+    job.enter(Phase.SUCCEEDED)
+    assert job.stages_so_far() == {**job.stage_s, "succeeded": 0.0}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import json
 
 import pytest
 from places import KEYS, KINDS, bucket_server, in_bucket, in_directory, killed
@@ -408,3 +409,23 @@ async def test_a_wrong_name_is_answered_with_the_right_ones(tmp_path):
         assert repr(name) in fault.hint
         assert "not kept" not in fault.hint
         assert fault.details["kept"] == [name]
+
+
+async def test_a_spilled_result_can_be_had_again(tmp_path):
+    """The link was for the first who asked, and the storage is not the caller's."""
+    folder = tmp_path / "mount"
+    folder.mkdir()
+    settings = Settings(output_storage=json.dumps({"volume": {"path": str(folder)}}))
+    how = Submission(key="http:k", inline_bytes=1)
+    async with worker(tmp_path / "home", settings) as (handler, engine):
+        first, again = (
+            await told(handler.handle(PAYLOAD, how)),
+            await told(handler.handle(PAYLOAD, how)),
+        )
+        assert first["stats"]["spilled"]
+        assert again["images"] == first["images"]
+        (output,) = (await handler.stored.public("mine"))["outputs"]
+        assert output["href"] == f"/jobs/mine/outputs/{output['name']}"
+        assert output["url"] == first["images"][0]
+        assert await bytes_of(handler, output["name"]) == PIXEL
+        assert len(engine.prompts) == 1

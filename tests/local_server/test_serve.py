@@ -9,6 +9,8 @@ import dataclasses
 import logging
 import signal
 import socket
+import subprocess
+import sys
 import time
 
 import httpx
@@ -257,3 +259,15 @@ def test_what_a_killed_server_left_is_swept_by_the_next(tmp_path):
     said = comfyfn("serve", "--ui", home=tmp_path, WORK_DIR=str(server.work))
     assert said.returncode == 1
     assert not left.exists()
+
+
+def test_as_many_files_may_be_open_as_the_system_allows():
+    """1024, a shell's usual limit, are used up by a thousand followers."""
+    script = (
+        "import resource; from local_server.serve import raise_open_files; "
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]; "
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard)); raise_open_files(); "
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
+    )
+    said = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert int(said.stdout) > 256

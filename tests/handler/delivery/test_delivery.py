@@ -339,6 +339,18 @@ async def test_a_place_is_told_whole_and_logged_without_secrets(output, caplog):
     assert SECRET not in caplog.text
 
 
+async def test_another_run_is_of_no_use_where_one_fault_stays(output):
+    """Whatever else may pass; that one is told."""
+    passes, stays = Shelf("s3"), Shelf("volume")
+    passes.faults = [PutFailed("503", passing=True)] * 3
+    stays.faults = [PutFailed("no such folder", passing=False, whose="place")]
+    async with delivery(passes, stays) as job:
+        with pytest.raises(UploadFailed, match=r"volume: .*no such folder \(and 1 more") as caught:
+            await job.finish([output("a.png")])
+    assert (caught.value.blame, caught.value.retryable) == ("caller", False)
+    assert [one["target"] for one in caught.value.details["failed"]] == ["s3", "volume"]
+
+
 async def test_an_address_that_has_become_forbidden_is_told_as_that(output):
     """It is no fault of the store's."""
     shelf = Shelf()

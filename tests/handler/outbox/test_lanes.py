@@ -129,3 +129,13 @@ def test_same_letter_may_come_back():
         assert ids(lanes.take(0)) == ["1"]
         lanes.remove("1")
     assert repr(lanes) == "<Lanes 0 letters, 0 under way>"
+
+
+def test_those_that_wait_are_not_under_way():
+    """For who looks for one that can be given up."""
+    lanes = Lanes(1, 1)
+    for one in (letter("1"), letter("2")):
+        lanes.add(one, 0)
+    lanes.take(0)
+
+    assert ids(lanes.waiting()) == ["2"]

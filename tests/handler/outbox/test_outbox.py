@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import outbox_process
 import pytest
-from posting import TERMS, died, gone, left_files, letter, opened, tried
+from posting import TERMS, died, gone, left_files, letter, opened, tried, when
 from pydantic import SecretStr
 from receiver import SECRET, receiving
 
@@ -162,6 +162,33 @@ async def test_full_outbox_refuses(tmp_path, receiver):
         with pytest.raises(OutboxFull):
             await outbox.post(letter(receiver.url(), "3"))
         assert len(outbox.pending()) == len(left_files(tmp_path)) == 2
+
+
+async def test_dead_receiver_does_not_fill_the_outbox(tmp_path, receiver, caplog):
+    """Its letters give way to promises and posts of others, and whoever listens is told."""
+    receiver.replies["/hook"] = [503]
+    told = []
+    terms = replace(TERMS, max_letters=4, longest_wait_s=0.05)
+    async with (
+        opened(tmp_path, terms=terms, listener=told.append) as outbox,
+        receiving() as healthy,
+    ):
+        promise = await outbox.promise(letter(receiver.url(), "promised"))
+        for number in range(3):
+            await outbox.post(letter(receiver.url(), str(number)))
+        await when(lambda: all(one.tries >= 3 for one in outbox.pending()))
+        for number in range(4):
+            await outbox.post(letter(healthy.url(), f"healthy-{number}"))
+            await healthy.got(number + 1)
+            await when(lambda: len(outbox.pending()) == 2)
+        assert "promised" not in {one.letter.message_id for one in told}
+        given_up = [one.letter for one in told if one.outcome == "dead"]
+        assert [one.message_id for one in given_up] == ["0"]
+        assert given_up[0].said.startswith("the outbox is full; before: 503")
+        await outbox.withdraw(promise)
+        assert f"to {given_up[0].to} is dropped after" in caplog.text
+        assert outbox._room.letters == len(outbox.pending()) == 2
+        assert len(left_files(tmp_path)) == 2
 
 
 async def test_folder_that_cannot_be_used_is_told_and_letters_arrive(tmp_path, receiver, caplog):

@@ -79,3 +79,36 @@ async def test_promises_place_is_never_refused(journal):
     assert (room.letters, room.bytes) == (3, 150)
     room.give_back(20, 30)
     assert (room.letters, room.bytes) == (3, 160)
+
+
+async def test_what_failed_gives_way_and_the_log_says_whose(journal, caplog):
+    """Only as much as is needed; then the new one is refused, and may come again."""
+    written = journal.write(
+        Letter(url="https://e.org/", body=b"x" * 10, message_id="a", kind="x"), new_id(), 1.0
+    )
+    room = Room(journal, Terms(max_letters=2))
+    await room.make(10)
+    await room.make(10)
+    tired = [replace(written, tries=4, said="503 Service Unavailable")]
+
+    def give_way():
+        if not tired:
+            return None
+        room.leave(10)
+        return tired.pop()
+
+    room.give_way = give_way
+    room.most_of = lambda: ("https://e.org:443", 1)
+    await room.make(10)
+    assert (room.letters, journal.find(written.id)) == (2, None)
+    assert (
+        f"to {written.to} is dropped after 4 tries: 503 Service Unavailable; 1 are" in caplog.text
+    )
+    caplog.clear()
+    with pytest.raises(OutboxFull) as caught:
+        await room.make(10)
+    assert (caught.value.retry_after_s, room.letters) == (30, 2)
+    (line,) = caplog.records
+    assert line.levelname == "WARNING"
+    assert "2 webhooks are pending; 1 are pending to https://e.org:443" in line.getMessage()
+    assert "e.org" not in str(caught.value.envelope())

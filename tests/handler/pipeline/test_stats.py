@@ -9,8 +9,9 @@ from worker import GRAPH, parts_in, received
 
 from handler.engine.usage import Device
 from handler.identity import Identity
+from handler.job import Phase
 from handler.pipeline.stages import Ran
-from handler.pipeline.stats import Times, stats_of
+from handler.pipeline.stats import Times, stats_of, stats_of_failure
 
 
 def told(home, ran=None, *, upload_s=0.0, device=None, findings=None):
@@ -70,3 +71,32 @@ def test_the_boots_phases_go_with_a_cold_job_only(tmp_path):
     assert (cold["cold"], cold["boot"]) == (True, findings["phases"])
     assert warm["cold"] is False
     assert "boot" not in warm
+
+
+def test_a_failure_has_figures_as_far_as_it_got(tmp_path):
+    """Who had it, how long it waited, and what of the GPU's time it took."""
+    parts = replace(parts_in(tmp_path), identity=Identity("worker-7"))
+    parts.engine.device = Device("NVIDIA H200", 150_000_000_000)
+    job = received().job
+    before = stats_of_failure(job, parts, None)
+    assert (before["gpu_time"], before["cold"], before["queue_time"]) == (None, None, 0)
+    assert before["total_time"] > 0
+    job.stage_s = {"queued": 0.25, "fetching": 0.125}
+    ran = Ran(GRAPH, [], cold=True)
+    assert stats_of_failure(job, parts, ran)["gpu_time"] is None  # in the engine's queue
+
+    job.enter(Phase.RUNNING)
+    after = stats_of_failure(job, parts, replace(ran, started_ms=5))
+    assert after["gpu_time"] > 0
+    assert after["total_time"] > 375
+    assert after == {
+        **{key: after[key] for key in ("total_time", "gpu_time")},
+        "queue_time": 250,
+        "fetch_time": 125,
+        "cold": True,
+        "boot": {},
+        "instance": "worker-7",
+        "adapter": "http",
+        "engine": {"kind": "memory", "version": "0"},
+        "gpu": {"name": "NVIDIA H200", "vram_total": 150_000_000_000},
+    }

@@ -80,3 +80,35 @@ async def test_a_change_that_fails_is_passed_over(local, running):
     await recorder.settle(running.uid)
 
     assert (await local.read("a")).record.final
+
+
+async def test_a_late_change_is_written_where_the_run_is_over(local, running):
+    """All others leave such a record alone; one that changes nothing is not written at all."""
+
+    def told(one):
+        return replace(one, webhooks={"webhook_v2": {"status": "delivered"}})
+
+    recorder = Recorder(local)
+    recorder.note("a", running.uid, ended)
+    await recorder.drain()
+    recorder.note("a", running.uid, staged("late"))
+    recorder.note("a", running.uid, told, late=True)
+    assert await recorder.drain()
+    found = await local.read("a")
+    assert (found.record.webhooks, found.record.stats) == (told(found.record).webhooks, {})
+
+    recorder.note("a", running.uid, told, late=True)
+    assert await recorder.drain()
+    assert (await local.read("a")).version == found.version
+
+
+async def test_nobody_waits_for_late_changes(local, running):
+    """Not who comes with the same id, nor who lists jobs; the end of the process does."""
+    recorder = Recorder(local)
+    async with recorder._late_pen, recorder._late_pen:  # as if two were being written
+        recorder.note("a", running.uid, staged("late"), late=True)
+        await asyncio.wait_for(recorder.settle(running.uid), 1)
+        await asyncio.wait_for(recorder.settle_all(), 1)
+        assert (await local.read("a")).record.stats == {}
+    assert await recorder.drain()
+    assert (await local.read("a")).record.stats == {"seen": ["late"]}
