@@ -12,6 +12,7 @@ from posting import TERMS, died, gone, left_files, letter, opened, tried, when
 from receiver import SECRET, receiving, self_signed
 
 from handler.inputs.address import AddressPolicy
+from handler.log_context import JobMark, current_mark
 from handler.outbox.outbox import Outbox
 from handler.outbox.sending import Sender
 
@@ -260,3 +261,31 @@ async def test_fault_of_ours_is_a_try_like_any_other(tmp_path, receiver, caplog)
     await outbox.close()
     assert [post.id for post in receiver.posts] == ["good"]
     assert caplog.text.count("a fault of ours") >= 2
+
+
+async def test_log_of_a_try_is_of_its_job_and_trace(tmp_path, receiver):
+    """Also of letters of an earlier life: the header that is passed on says it."""
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    marks = []
+    async with opened(tmp_path, listener=lambda _: marks.append(current_mark())) as outbox:
+        headers = {"traceparent": f"00-{trace}-b7ad6b7169203331-01"}
+        await outbox.post(letter(receiver.url(), headers=headers))
+        await outbox.post(letter(receiver.url(), "job-2"))
+        await gone(outbox)
+        await when(lambda: len(marks) == 2)
+    assert set(marks) == {JobMark("job-1", trace), JobMark("job-2")}
+
+
+async def test_letter_whose_tries_a_drain_used_up_is_not_told_as_given_up(tmp_path, receiver):
+    """The next start tries it again."""
+    receiver.replies["/hook"] = [503, 503, 200]
+    told = []
+    terms = replace(TERMS, retries=1, first_wait_s=60, longest_wait_s=60)
+    async with opened(tmp_path, terms=terms, listener=told.append) as outbox:
+        await outbox.post(letter(receiver.url()))
+        await tried(outbox)
+        assert await outbox.drain(5) == 1
+    async with opened(tmp_path, terms=terms, listener=told.append) as outbox:
+        await gone(outbox)
+        await when(lambda: len(told) == 3)
+    assert [one.outcome for one in told] == ["again", "again", "delivered"]
