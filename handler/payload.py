@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import orjson
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from handler.targets import Target
 
 MISSPELT = 0.8
+LARGEST_EXTRA = 1 << 20
+"""Of `webhook_extra`: every post of the job has it, and the outbox is everybody's."""
 MOST_CREDENTIALS = 100
 MOST_PATTERNS = 16_384
 """Characters of all patterns with `*`: each URL costs a look at every one of them."""
@@ -128,6 +131,13 @@ class PromptRequest(BaseModel):
         """Whether it reads so that the caller does not wait for the result."""
         hooked = self.webhook is not None or self.webhook_v2 is not None
         return hooked or any(target.is_async for target in self._targets)
+
+    @field_validator("webhook_extra")
+    @classmethod
+    def _small(cls, value: Any) -> Any:
+        if len(orjson.dumps(value, default=str)) > LARGEST_EXTRA:
+            raise ValueError(f"more than {LARGEST_EXTRA} bytes")
+        return value
 
     @field_validator("webhook", "webhook_v2", "webhook_secret")
     @classmethod

@@ -13,6 +13,7 @@ import logging
 import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from handler.errors import HandlerError, InternalFault, InvalidPayload, JobCancelled, WorkerLost
 from handler.outbox.prompt_bodies import complete_blocks, failed_body, gathered, output_blocks
@@ -194,7 +195,7 @@ class Webhooks:
             fault = await self._tried(promised, self._post_result(promised, answer))
             outcomes[V2] = _outcome(fault)
         if fault is not None:
-            await self.failed(promised, fault)
+            await self.failed(promised, _untold(promised, fault))
         return outcomes
 
     async def failed(self, promised: Promised, error: HandlerError) -> dict[str, str]:
@@ -288,6 +289,15 @@ def _legacy_letter(promised: Promised, kind: str, number: int, body: bytes | Pat
         signed=False,
         headers=promised.headers,
     )
+
+
+def _untold(promised: Promised, fault: HandlerError) -> HandlerError:
+    """Give what is told where a result cannot be: who sent it again would pay for it twice."""
+    told = fault.detached()
+    told.message = f"the job succeeded, but its result could not be posted: {fault.message}"
+    told.hint = f"its outputs are kept for a while: GET /jobs/{quote(promised.job_id, safe='')}"
+    told.retryable = False
+    return told
 
 
 def _outcome(fault: HandlerError | None) -> str:

@@ -159,8 +159,7 @@ async def test_outputs_expire(tmp_path):
     """After OUTPUT_RETENTION_S of nothing, nothing was kept."""
     async with served(tmp_path, Settings(output_retention_s=0)) as (client, _, _):
         body = {"prompt": GRAPH, "id": "me"}
-        await client.post("/prompt", json=body, headers=LATER)
-        await client.get("/jobs/me/events")
+        await client.post("/prompt", json=body, headers={"Idempotency-Key": "k"})
         record = (await client.get("/jobs/me")).json()
         assert "href" not in record["outputs"][0]
         fault(await client.get(f"/jobs/me/outputs/{NAME}"), 404, "not_found")

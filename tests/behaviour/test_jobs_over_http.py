@@ -164,7 +164,8 @@ def test_outcomes_of_uploads_outlive_the_server(start_server: StartServer, store
             assert after[name][key] == before[name][key], (name, key)
     (stored,) = after["good"]["outputs"]
     assert stored["uploads"][0]["url"] == store.url(f"/up/{stored['filename']}")
-    assert after["waited"]["error"] == error
+    stats = error.pop("stats")  # a record has them beside the error
+    assert (after["waited"]["error"], after["waited"]["stats"]) == (error, stats)
     assert (after["bad"]["status"], after["bad"]["error"]["code"]) == ("failed", "upload_failed")
     store.replies = []
     for name in ("waited", "bad"):

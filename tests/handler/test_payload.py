@@ -9,7 +9,7 @@ import pytest
 from live import REPO
 
 from handler.errors import InvalidPayload, WorkflowFormatUi
-from handler.payload import PromptRequest, parse_payload
+from handler.payload import LARGEST_EXTRA, PromptRequest, parse_payload
 from handler.records import TARGET_KINDS
 
 GRAPH = {"1": {"class_type": "X", "inputs": {}}}
@@ -314,3 +314,12 @@ def test_what_is_for_a_webhook_needs_one(key, hook):
     assert caught.value.location == key
     assert "webhook_v2" in caught.value.hint
     assert parse_payload({"prompt": GRAPH, key: "whsec_x", "webhook_v2": "https://e.org"})
+
+
+def test_what_comes_back_in_every_post_is_small():
+    """It fills the outbox of all callers."""
+    hook = {"webhook_v2": "https://example.com/"}
+    assert parse_payload({"prompt": {}, **hook, "webhook_extra": {"a": [1]}}).webhook_extra
+    with pytest.raises(InvalidPayload) as caught:
+        parse_payload({"prompt": {}, **hook, "webhook_extra": "x" * LARGEST_EXTRA})
+    assert caught.value.location == "webhook_extra"

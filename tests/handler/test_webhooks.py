@@ -198,7 +198,7 @@ async def test_no_webhook_opens_no_outbox(tmp_path):
         raise AssertionError
 
     webhooks = Webhooks(open_outbox, tmp_path, folder=tmp_path / "outbox")
-    request = parse_payload({"prompt": GRAPH, "webhook_secret": "abcd"})
+    request = parse_payload({"prompt": GRAPH})
     await webhooks.open()
     await webhooks.check(request)
     assert await webhooks.promise("job-1", "uid", request) is None
@@ -289,7 +289,7 @@ async def test_result_that_has_no_room_is_told_as_a_failure(tmp_path, receiver, 
         assert outcome == dict.fromkeys(hooks, "lost: outbox_full")
         await gone(outbox)
     (body,) = told(receiver)
-    assert (body["code"], body["retryable"], body["id"]) == ("outbox_full", True, "job-1")
+    assert (body["code"], body["retryable"], body["id"]) == ("outbox_full", False, "job-1")
     assert "job job-1: its webhook is not posted: the outbox is full" in caplog.text
     assert left_files(tmp_path / "outbox") == []
 
