@@ -14,7 +14,7 @@ from handler.errors import HandlerError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
 
-    from handler.stored_jobs import Told
+    from handler.state.event_log import LoggedEvent
 
 log = logging.getLogger("comfyfn.http")
 KEEPALIVE_S = 15.0
@@ -28,21 +28,23 @@ def event_id(text: str) -> int:
     return int(text) if decimal and len(text) <= LONGEST_EVENT_ID else 0
 
 
-def frame(event: Told) -> bytes:
+def frame(event: LoggedEvent) -> bytes:
     """Write one event."""
     data = orjson.dumps(event.data, option=orjson.OPT_NON_STR_KEYS)
     return b"id: %d\nevent: %s\ndata: %s\n\n" % (event.seq, event.type.encode(), data)
 
 
 async def sse(
-    events: AsyncIterator[Told], first: Told | None = None, keepalive_s: float = KEEPALIVE_S
+    events: AsyncIterator[LoggedEvent],
+    first: LoggedEvent | None = None,
+    keepalive_s: float = KEEPALIVE_S,
 ) -> AsyncGenerator[bytes, None]:
     """Frame events; a comment in every silence keeps proxies from closing.
 
     Args:
         first: taken from them before.
     """
-    pending: asyncio.Future[Told] | None = None
+    pending: asyncio.Future[LoggedEvent] | None = None
     try:
         yield b"retry: %d\n" % RETRY_MS  # sent at once: the listener sees that it is heard
         if first is not None:

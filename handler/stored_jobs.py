@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from handler.errors import InvalidPayload, NotFound, ResultGone, StateUnavailable, WorkerLost
 from handler.state.archive import Entry as ZipEntry
+from handler.state.event_log import LoggedEvent
 from handler.stored import stored_answer
 
 if TYPE_CHECKING:
@@ -24,15 +24,6 @@ if TYPE_CHECKING:
 
 LONGEST_PAGE = 200
 _NAMED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Told:
-    """An event of a job, see `JobEvent`."""
-
-    seq: int
-    type: str
-    data: dict[str, Any]
 
 
 class StoredJobs:
@@ -247,7 +238,7 @@ class StoredJobs:
 
     # -- its events and its end -------------------------------------------------------------------
 
-    async def events(self, job_id: str, after: int) -> AsyncIterator[Told]:
+    async def events(self, job_id: str, after: int) -> AsyncIterator[LoggedEvent]:
         """Give a job's events from `after` on until it is over.
 
         Raises:
@@ -256,17 +247,17 @@ class StoredJobs:
         job = await self._here(job_id)
         if job is None:
             async for logged in self._ledger.events(await self.record(job_id), after):
-                yield Told(logged.seq, logged.type, logged.data)
+                yield logged
             return
         oldest = job.events[0].seq if job.events else 0
         if after + 1 < oldest:  # memory has let go of some: the disk may have them
             for logged in await self._ledger.logged(job.uid, after):
                 if logged.seq < oldest:
                     after = logged.seq
-                    yield Told(logged.seq, logged.type, logged.data)
+                    yield logged
         async with contextlib.aclosing(job.follow(after)) as following:
             async for event in following:
-                yield Told(event.seq, event.type, event.data)
+                yield LoggedEvent(event.seq, event.type, event.data)
 
     async def cancel(self, job_id: str) -> dict[str, Any]:
         """Stop a job, wherever it is.

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
 from worker import GRAPH
 
 from handler.engine.events import NodeOutput, NodeStarted, Started, Succeeded
-from handler.engine.memory import PIXEL, write_picture
+from handler.engine.memory import PIXEL, save_pictures, write_picture
 from handler.pipeline.execute import Recorder, engine_prompt, judge_end
 
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import AsyncIterator, Sequence
 
     from handler.engine.base import EnginePrompt
@@ -28,6 +28,24 @@ TWO: dict[str, Any] = {
     "3": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "y"}},
 }
 """A graph with two outputs."""
+
+
+class Gate:
+    """A script whose runs begin and then wait until they are let on."""
+
+    def __init__(self) -> None:
+        self.begun: list[EnginePrompt] = []
+        self.open = asyncio.Event()
+
+    async def __call__(
+        self, prompt: EnginePrompt, files: EngineFiles
+    ) -> AsyncIterator[EngineEvent]:
+        self.begun.append(prompt)
+        yield Started(1)
+        await self.open.wait()
+        async for event in save_pictures(prompt, files):
+            if not isinstance(event, Started):
+                yield event
 
 
 def executing(parts: Parts, job: Job) -> Execute:

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 import pytest
 from receiver import SECRET, receiving
+from running import Gate
 from worker import GRAPH, parts_in, until, worker
 
 from handler.endings import Endings
 from handler.engine.events import Failed, Started
-from handler.engine.memory import PIXEL, save_pictures
+from handler.engine.memory import PIXEL
 from handler.errors import HandlerError, InvalidPayload, UploadFailed
 from handler.job import Job
 from handler.ledger import Ledger
@@ -25,22 +26,6 @@ from handler.tracing.tracer import NullTracer
 HERE = Settings(url_allow_hosts="127.0.0.1", webhook_secret=SECRET)
 PAYLOAD = {"prompt": GRAPH, "id": "mine"}
 DEAD_STORE = {"url_prefix": "http://127.0.0.1:1/files"}
-
-
-class Gate:
-    """A script whose runs begin and then wait until they are let on."""
-
-    def __init__(self):
-        self.begun = []
-        self.open = asyncio.Event()
-
-    async def __call__(self, prompt, files):
-        self.begun.append(prompt)
-        yield Started(1)
-        await self.open.wait()
-        async for event in save_pictures(prompt, files):
-            if not isinstance(event, Started):
-                yield event
 
 
 def left(home):

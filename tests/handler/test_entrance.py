@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from receiver import SECRET, receiving
+from running import Gate
 from worker import GRAPH, until, worker
 
 from handler.engine.base import EngineState
@@ -36,22 +37,6 @@ LATER = Submission(respond_async=True)
 HERE = Settings(url_allow_hosts="127.0.0.1")
 BAD = {"1": {"class_type": "Nope", "inputs": {}}, "2": GRAPH["2"]}
 LONG = "line\r\nline\u2028é\n" + "x" * RECORD_TEXT_CHARS
-
-
-class Gate:
-    """A script whose runs begin and then wait until they are let on."""
-
-    def __init__(self):
-        self.begun = []
-        self.open = asyncio.Event()
-
-    async def __call__(self, prompt, files):
-        self.begun.append(prompt)
-        yield Started(1)
-        await self.open.wait()
-        async for event in save_pictures(prompt, files):
-            if not isinstance(event, Started):
-                yield event
 
 
 class Steps:

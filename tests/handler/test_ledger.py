@@ -9,11 +9,10 @@ from dataclasses import replace
 
 import pytest
 from places import KEYS, bucket_server, in_bucket, in_directory, opened
+from running import Gate
 from worker import GRAPH, until, worker
 
 from handler.build import build_ledger
-from handler.engine.events import Started
-from handler.engine.memory import save_pictures
 from handler.errors import HandlerError, NotReady, StateUnavailable
 from handler.health import Health
 from handler.identity import Identity
@@ -26,22 +25,6 @@ from handler.submission import Submission
 
 PAYLOAD = {"prompt": GRAPH, "id": "mine"}
 KEYED = Submission(key="http:k")
-
-
-class Gate:
-    """A script whose runs begin and then wait until they are let on."""
-
-    def __init__(self):
-        self.begun = []
-        self.open = asyncio.Event()
-
-    async def __call__(self, prompt, files):
-        self.begun.append(prompt)
-        yield Started(1)
-        await self.open.wait()
-        async for event in save_pictures(prompt, files):
-            if not isinstance(event, Started):
-                yield event
 
 
 class Counting:

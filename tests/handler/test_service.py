@@ -12,6 +12,7 @@ import tracemalloc
 from dataclasses import replace
 
 import pytest
+from running import Gate
 from worker import GRAPH, parts_in, until, worker
 
 from handler.engine.base import EngineState, NeverStarted
@@ -44,22 +45,6 @@ from handler.wire import Answer
 
 PAYLOAD = {"prompt": GRAPH}
 WARM = '{"1": {"class_type": "SaveImage", "inputs": {}}}'
-
-
-class Gate:
-    """A script whose runs begin and then wait until they are let on."""
-
-    def __init__(self):
-        self.begun = []
-        self.open = asyncio.Event()
-
-    async def __call__(self, prompt, files):
-        self.begun.append(prompt)
-        yield Started(1)
-        await self.open.wait()
-        async for event in save_pictures(prompt, files):
-            if not isinstance(event, Started):
-                yield event
 
 
 def fails(*errors):

@@ -9,10 +9,11 @@ import json
 
 import pytest
 from places import KEYS, KINDS, bucket_server, in_bucket, in_directory, killed
+from running import Gate
 from worker import GRAPH, until, worker
 
 from handler.engine.events import Failed, Started
-from handler.engine.memory import PIXEL, save_pictures
+from handler.engine.memory import PIXEL
 from handler.errors import (
     ExecutionFailed,
     HandlerError,
@@ -29,22 +30,6 @@ PAYLOAD = {"prompt": GRAPH, "id": "mine"}
 KEYED = Submission(key="http:k")
 UNDER_WAY = ("received", "fetching", "queued", "running")
 LATER = Submission(respond_async=True)
-
-
-class Gate:
-    """A script whose runs begin and then wait until they are let on."""
-
-    def __init__(self):
-        self.begun = []
-        self.open = asyncio.Event()
-
-    async def __call__(self, prompt, files):
-        self.begun.append(prompt)
-        yield Started(1)
-        await self.open.wait()
-        async for event in save_pictures(prompt, files):
-            if not isinstance(event, Started):
-                yield event
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from running import Gate
 from worker import GRAPH, parts_in, received, until
 
 from handler.engine.base import NeverStarted
@@ -18,22 +19,6 @@ from handler.pipeline.stages import Received
 from handler.pipeline.validate import validate
 from handler.settings import Settings
 from handler.turns import RESUBMITS, Turns
-
-
-class Gate:
-    """A script whose runs begin and then wait until they are let on."""
-
-    def __init__(self):
-        self.begun = []
-        self.open = asyncio.Event()
-
-    async def __call__(self, prompt, files):
-        self.begun.append(prompt)
-        yield Started(1)
-        await self.open.wait()
-        async for event in save_pictures(prompt, files):
-            if not isinstance(event, Started):
-                yield event
 
 
 async def at_once():
