@@ -10,7 +10,7 @@ from http_worker import told
 
 from adapters.asgi_events import RETRY_MS, event_id, frame, sse
 from handler.errors import StateUnavailable
-from handler.stored_jobs import Told
+from handler.state.event_log import LoggedEvent as Told
 
 
 @pytest.mark.parametrize(
