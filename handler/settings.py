@@ -461,7 +461,10 @@ class Settings:
         "UPLOAD_TRIES", 4, _whole(1, 100), "tries to store an output, the first one included"
     )
     upload_timeout_s: float = _env(
-        "UPLOAD_TIMEOUT_S", 3600.0, _number(1), "longest time of one try to store an output; of small ones less"
+        "UPLOAD_TIMEOUT_S",
+        3600.0,
+        _number(1),
+        "longest time of one try to store an output; of small ones less",
     )
     output_storage: str = _secret(
         "OUTPUT_STORAGE",
