@@ -23,6 +23,7 @@ class EngineFiles:
     def __init__(self, folders: Folders, client: ComfyClient) -> None:
         self._folders = folders
         self._client = client
+        self._resolved: dict[Path, Path] = {}
 
     @property
     def shared(self) -> bool:
@@ -94,7 +95,20 @@ class EngineFiles:
         where = self._folders
         root = {"temp": where.temp, "input": where.input}.get(kind, where.output)
         path = (root / str(item.get("subfolder") or "") / str(item["filename"])).resolve()
-        return path if path.is_relative_to(root.resolve()) else None
+        return path if path.is_relative_to(self._real(root)) else None
+
+    def is_of(self, uid: str, path: Path) -> bool:
+        """Tell whether a path that `locate` gave lies in the folder of a job's outputs."""
+        return path.is_relative_to(self._real(self._folders.output) / JOBS_FOLDER / uid)
+
+    def _real(self, root: Path) -> Path:
+        """Resolve one of the engine's folders; once, since each look costs a part of a job."""
+        real = self._resolved.get(root)
+        if real is None:
+            real = root.resolve()
+            if root.exists():
+                self._resolved[root] = real
+        return real
 
     def forget(self, uid: str) -> None:
         """Remove a job's folders."""

@@ -106,12 +106,11 @@ class Recorder:
     def _strays(self, output: dict[str, Any]) -> None:
         """Note files outside the job's own folder: they go with it, however the job ends."""
         files = self._parts.engine.files
-        own = files.outputs_of(self._job.uid)
-        if own is None:
+        if not files.shared:
             return
         for item in announced_files(output):
             path = files.locate(item) if item.get("type") != "input" else None
-            if path is not None and not path.is_relative_to(own.resolve()):
+            if path is not None and not files.is_of(self._job.uid, path):
                 self._job.strays.add(path)
 
     def _preview(self, event: Preview, now: float) -> None:
