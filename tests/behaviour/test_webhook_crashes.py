@@ -170,7 +170,7 @@ def test_engine_that_cannot_start_holds_up_no_webhook(
     server = lives.start(ready=False, **broken, **models)
     assert told(hook, "done")["type"] == "prompt.complete"
     assert told(hook, "runs")["code"] == LOST
-    assert server.get("/health").status_code == 500
+    server.wait_for("/health", status=500)  # nothing that is told waits for that
     assert status_of(server, "done")["status"] == "succeeded"
     assert status_of(server, "runs")["error"]["code"] == LOST
 
