@@ -81,9 +81,18 @@ def parts_in(
         operator=operator,
         models=ModelLibrary(store, in_memory, catalogue, operator),
         scratch=scratch,
-        providers=UploadProviders(open_here, backoff_s=0.01),
+        providers=_noted(UploadProviders(open_here, backoff_s=0.01)),
         metrics=metrics,
     )
+
+
+PROVIDERS: list[UploadProviders] = []
+"""Those that were made; tests that have no handler to stop close them."""
+
+
+def _noted(providers: UploadProviders) -> UploadProviders:
+    PROVIDERS.append(providers)
+    return providers
 
 
 def received(graph: Any = GRAPH, **keys: Any) -> Received:

@@ -8,7 +8,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 from sources.puts import storing
-from worker import parts_in
+from worker import PROVIDERS, parts_in
 
 KEYS = {"aws_access_key_id": "AK", "aws_secret_access_key": "canary4711secret"}
 AUTH = {"type": "s3", "access_key_id": "AK", "secret_access_key": "canary4711secret"}
@@ -33,6 +33,14 @@ async def store():
     """A server that takes files."""
     async with storing() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+async def providers_closed():
+    """Close what uploads were made by: clients keep connections."""
+    yield
+    while PROVIDERS:
+        await PROVIDERS.pop().close()
 
 
 @pytest.fixture(scope="session")
