@@ -35,9 +35,15 @@ STATUSES = ("active", "over", *(phase.value for phase in Phase))
 _ADAPTER = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
-def job_routes(handler: Handler, bodies: JsonBodies) -> list[BaseRoute]:
-    """List the routes."""
-    routes, outputs = JobRoutes(handler, bodies), OutputRoutes(handler)
+def job_routes(
+    handler: Handler, bodies: JsonBodies, most_followers: int = MOST_FOLLOWERS
+) -> list[BaseRoute]:
+    """List the routes.
+
+    Args:
+        most_followers: event streams at once.
+    """
+    routes, outputs = JobRoutes(handler, bodies, most_followers), OutputRoutes(handler)
     job = "/jobs/{id:any_text}"
     return [
         Route("/interrupt", routes.interrupt, methods=["POST"]),
@@ -54,10 +60,11 @@ def job_routes(handler: Handler, bodies: JsonBodies) -> list[BaseRoute]:
 class JobRoutes:
     """The routes, one method each."""
 
-    def __init__(self, handler: Handler, bodies: JsonBodies) -> None:
+    def __init__(self, handler: Handler, bodies: JsonBodies, most_followers: int) -> None:
         self._handler = handler
         self._stored = handler.stored
         self._bodies = bodies
+        self._most_followers = most_followers
         self._following = 0
 
     async def listing(self, request: Request) -> Response:
@@ -86,9 +93,9 @@ class JobRoutes:
         }
         if request.method == "HEAD":
             return Response(headers=headers)
-        if self._following >= MOST_FOLLOWERS:
+        if self._following >= self._most_followers:
             raise QueueFull(
-                f"{MOST_FOLLOWERS} event streams are open on this worker",
+                f"{self._most_followers} event streams are open on this worker",
                 hint="GET /jobs/{id} tells how a job is, too",
                 retry_after_s=5,
             )

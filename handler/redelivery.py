@@ -179,6 +179,8 @@ class Redelivery:
                 outputs = await self._deliver(record, targets)
         except Exception as fault:
             error = fault if isinstance(fault, HandlerError) else InternalFault.of(fault)
+            if error is not fault:
+                log.exception("job %s: a fault of ours", record.id)
             log.warning("job %s: its outputs are not re-delivered: %s", record.id, error.message)
             if error is not fault:
                 log.error("job %s: a fault of ours", record.id, exc_info=fault)

@@ -10,12 +10,17 @@ import pytest
 from http_worker import LATER, PAYLOAD, Gate, fault, in_phase, served, told
 from running import TWO, playing
 from sources.puts import storing
+from starlette.applications import Starlette
 from worker import GRAPH, serving, until, worker
 
-from adapters.asgi import make_app
+from adapters.asgi import error_answer, make_app
+from adapters.asgi_body import JsonBodies
+from adapters.asgi_jobs import job_routes
 from handler.engine.memory import PIXEL
+from handler.errors import HandlerError
 from handler.job import Phase
 from handler.settings import Settings
+from handler.submission import Submission
 
 LOCAL = Settings(url_allow_hosts="127.0.0.1")
 
@@ -471,16 +476,23 @@ async def test_another_worker_is_asked_to_cancel(tmp_path, way):
         await until(lambda: job.phase is Phase.CANCELLED, 20)
 
 
-async def test_followers_are_bounded(tmp_path, monkeypatch):
+async def test_followers_are_bounded(tmp_path):
     """One over the limit is told to ask instead; those that leave make room."""
-    monkeypatch.setattr("adapters.asgi_jobs.MOST_FOLLOWERS", 1)
     gate = Gate()
-    async with served(tmp_path, script=gate) as (client, _, _):
-        await accepted(client, "a")
-        async with client.stream("GET", "/jobs/a/events") as first:
-            await anext(first.aiter_bytes())
-            fault(await client.get("/jobs/a/events"), 429, "queue_full")
-        gate.open.set()
-        async with asyncio.timeout(10):
-            while (await client.get("/jobs/a/events")).status_code != 200:
-                await asyncio.sleep(0.01)
+    async with worker(tmp_path, script=gate) as (handler, _):
+        await handler.enter({"prompt": GRAPH, "id": "a"}, Submission(respond_async=True))
+        routes = job_routes(handler, JsonBodies(), most_followers=1)
+        app = Starlette(routes=routes, exception_handlers={HandlerError: error_answer})
+        async with serving(app) as client:
+            await one_follower_at_a_time(client, gate)
+
+
+async def one_follower_at_a_time(client, gate):
+    """Follow job `a` twice, then once more when the first is gone."""
+    async with client.stream("GET", "/jobs/a/events") as first:
+        await anext(first.aiter_bytes())
+        fault(await client.get("/jobs/a/events"), 429, "queue_full")
+    gate.open.set()
+    async with asyncio.timeout(10):
+        while (await client.get("/jobs/a/events")).status_code != 200:
+            await asyncio.sleep(0.01)
