@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -52,16 +53,19 @@ def settled(notes: Mapping[str, Any], told: Mapping[str, str], posts: int) -> No
             entry["posts"] = posts
             if not posts:
                 entry["status"] = NOTHING
-            elif entry["status"] == DELIVERED and len(entry["delivered"]) < posts:
-                entry["status"] = PENDING
+            elif not entry.get("given_up"):
+                entry["status"] = DELIVERED if _all_arrived(entry, posts) else PENDING
         fresh[key] = entry
     return fresh
 
 
-def noted(notes: Mapping[str, Any], delivery: Delivery) -> Notes:
+def noted(notes: Mapping[str, Any], delivery: Delivery, *, most: int = 1) -> Notes:
     """Give the notes after a try; the same try noted twice is noted once.
 
     Of several posts at `webhook`, one that was given up decides, until it is sent again.
+
+    Args:
+        most: how many posts there are at `webhook` where the notes do not say so.
     """
     letter = delivery.letter
     key = V2 if letter.signed else LEGACY
@@ -70,7 +74,9 @@ def noted(notes: Mapping[str, Any], delivery: Delivery) -> Notes:
         return dict(notes)
     if delivery.outcome != "again":
         delivered = delivery.outcome == "delivered"
-        whole = _numbered(entry, letter.message_id, delivered) if key == LEGACY else delivered
+        if key == LEGACY:
+            _number(entry, letter.message_id, delivered)
+        whole = _all_arrived(entry, most) if key == LEGACY else delivered
         if whole:
             entry["status"] = DELIVERED
         elif not delivered:
@@ -80,14 +86,18 @@ def noted(notes: Mapping[str, Any], delivery: Delivery) -> Notes:
     return {**notes, key: entry}
 
 
-def _numbered(entry: dict[str, Any], message_id: str, delivered: bool) -> bool:
-    """Note the end of one of several posts; tell whether all have arrived."""
+def _number(entry: dict[str, Any], message_id: str, delivered: bool) -> None:
+    """Note the end of one of several posts."""
     number = int(message_id.rpartition("-")[2])
     ends = {name: set(entry.get(name, ())) - {number} for name in ("delivered", "given_up")}
     ends["delivered" if delivered else "given_up"].add(number)
     entry |= {name: sorted(numbers) for name, numbers in ends.items()}
-    # How many there are is not known of a job whose process died before it said so.
-    return not ends["given_up"] and len(ends["delivered"]) >= entry.get("posts", 1)
+
+
+def _all_arrived(entry: Mapping[str, Any], posts: int) -> bool:
+    """Tell whether all of several posts have."""
+    arrived = entry.get("delivered", ())
+    return not entry.get("given_up") and len(arrived) >= entry.get("posts", posts)
 
 
 class WebhookNotes:
@@ -112,7 +122,8 @@ class WebhookNotes:
         uid = letter.order_key
         job = self._jobs.by_uid(uid)
         if job is not None:
-            job.webhooks = noted(job.webhooks, delivery)
+            # Until all is posted, nobody knows how many there are.
+            job.webhooks = noted(job.webhooks, delivery, most=sys.maxsize)
         if delivery.outcome == "again" or not uid:
             return
         if job is None:

@@ -141,7 +141,7 @@ class DirectoryBlobs:
         """Give the file its number, unless somebody has it."""
         for _ in range(_TRIES):
             if make_folder:
-                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                _make(target.parent)
             try:
                 self._link(aside, target)
                 return True
@@ -252,13 +252,24 @@ class DirectoryBlobs:
 
     def _move_in(self, aside: Path, path: Path) -> None:
         for attempt in range(_TRIES):
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(path.parent)
             try:
                 aside.rename(path)
                 return
             except FileNotFoundError:  # the folder was found empty and removed
                 if attempt == _TRIES - 1:
                     raise
+
+
+def _make(folder: Path) -> None:
+    """Make a folder, and those above it: others remove what they find empty at the same time."""
+    for attempt in range(_TRIES):
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return
+        except (FileNotFoundError, FileExistsError):
+            if attempt == _TRIES - 1:
+                raise
 
 
 def _number(version: int) -> str:

@@ -35,7 +35,8 @@ def run(server: LiveServer, hook: Receiver, first: int, count: int) -> None:
         with httpx.Client(base_url=server.url, trust_env=False, verify=False) as client:
             for number in numbers:
                 body = {"prompt": picture(), "id": f"job-{number}", "webhook_v2": hook.url()}
-                assert client.post("/prompt", json=body, timeout=60).status_code == 202
+                answer = client.post("/prompt", json=body, timeout=60)
+                assert answer.status_code == 202, answer.text
 
     with ThreadPoolExecutor(CALLERS) as pool:
         last = first + count

@@ -120,6 +120,17 @@ def test_a_job_under_way_is_noted_in_memory():
     assert (job.public()["webhooks"]["webhook_v2"]["status"], changes) == ("delivered", [])
 
 
+@pytest.mark.parametrize(("count", "status"), [(1, "delivered"), (2, "pending")])
+def test_the_first_of_an_unknown_number_is_not_all(count, status):
+    """It arrives before the others are posted."""
+    jobs = JobBoard(60)
+    job = Job(uid="u", id="mine", webhooks=awaited(["webhook"]))
+    jobs.add(job)
+    WebhookNotes(jobs, lambda *_: None).take(tried("delivered", 1))
+    assert job.webhooks["webhook"]["status"] == "pending"
+    assert settled(job.webhooks, {"webhook": "posted"}, count)["webhook"]["status"] == status
+
+
 async def recorded(handler):
     """Give what the record on disk says of the webhook."""
     await handler._ledger.flush()

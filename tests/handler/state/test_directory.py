@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -215,3 +216,19 @@ def test_a_folder_that_goes_meanwhile_is_made_again(blobs):
     assert tidied.times == 0
     tidied.mark("recent/1")
     assert blobs.names("recent/") == ["recent/1"]
+
+
+def test_folders_come_and_go_under_several_writers(blobs):
+    """A record is written and removed in a folder that others empty all the time."""
+
+    def write(number):
+        key = f"ab/{number}"
+        for _ in range(100):
+            assert blobs.create(key, b"0")
+            blobs.mark(f"{key}-mark/1")
+            blobs.remove(f"{key}-mark/1")
+            blobs.remove(key)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    assert files(blobs) == [".aside"]
