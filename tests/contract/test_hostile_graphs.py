@@ -108,6 +108,12 @@ def _names_of_the_victim(server: LiveServer) -> list[str]:
     raise AssertionError(f"no files: {files_below(server.home)}")
 
 
+def sleeping(server: LiveServer, job_id: str) -> bool:
+    """Tell whether a job is in its node `w`: those before it have told their outputs."""
+    told = server.get(f"/jobs/{job_id}").json()
+    return (told.get("progress") or {}).get("node_id") == "w"
+
+
 @embedded_only
 @pytest.mark.parametrize("end", ["fails", "is cancelled"])
 def test_previews_go_however_a_job_ends(server: LiveServer, end: str) -> None:
@@ -128,8 +134,9 @@ def test_previews_go_however_a_job_ends(server: LiveServer, end: str) -> None:
     caller.start()
     if end == "is cancelled":
         until = time.monotonic() + 20
-        while len(files_below(server.work) - before) < 3 and time.monotonic() < until:
+        while not sleeping(server, "previews") and time.monotonic() < until:
             time.sleep(0.01)
+        assert len(files_below(server.work) - before) >= 3
         server.post("/interrupt", {"id": "previews"})
     caller.join()
 
