@@ -122,7 +122,13 @@ class LiveServer:
     def left_files(self) -> list[Path]:
         """List the files that jobs left behind."""
         roots = (self.input, self.output, self.work)
-        return [p for root in roots if root.exists() for p in root.rglob("*") if p.is_file()]
+        return [path for root in roots for path in walk(root)]
+
+
+def walk(root: Path, suffix: str = "") -> list[Path]:
+    """List the files below a folder; unlike rglob, this minds no folder that goes meanwhile."""
+    found = (Path(folder, name) for folder, _, names in os.walk(root) for name in names)
+    return [path for path in found if path.name.endswith(suffix)]
 
 
 def _engine_env(engine: str) -> dict[str, str]:

@@ -8,7 +8,7 @@ import httpx
 import pytest
 from behaviour.driving import assert_no_files_left, assert_picture, wait_until
 from behaviour.graphs import fault, fresh_color, node, picture
-from live import LiveServer, rss_mb
+from live import LiveServer, rss_mb, walk
 
 JOBS = {"embedded": 500, "comfyui": 24}
 GROWTH_MB = 20
@@ -26,7 +26,7 @@ def history(server: LiveServer) -> int:
 
 def temp_files(server: LiveServer) -> int:
     """Count the engine's temporary pictures, which lie below our scratch folder."""
-    return sum(1 for path in server.work.rglob("*.png"))
+    return len(walk(server.work, ".png"))
 
 
 @pytest.mark.timeout(240)

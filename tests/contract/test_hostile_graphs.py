@@ -22,6 +22,7 @@ from contract.graphs import (
     refused,
     save,
 )
+from live import walk
 from PIL import ImageOps
 
 if TYPE_CHECKING:
@@ -97,9 +98,9 @@ def _names_of_the_victim(server: LiveServer) -> list[str]:
     """Wait for the three files of the job and give the names that a node would load them by."""
     until = time.monotonic() + 20
     while time.monotonic() < until:
-        inputs = list((server.input / "comfyfn-jobs").rglob("*.png"))
-        outputs = list((server.output / "comfyfn-jobs").rglob("*.png"))
-        previews = [p for p in server.work.rglob("*.png") if "temp" in p.parent.name]
+        inputs = walk(server.input / "comfyfn-jobs", ".png")
+        outputs = walk(server.output / "comfyfn-jobs", ".png")
+        previews = [p for p in walk(server.work, ".png") if "temp" in p.parent.name]
         if inputs and outputs and previews:
             first = inputs[0].relative_to(server.input).as_posix()
             second = outputs[0].relative_to(server.output).as_posix()
