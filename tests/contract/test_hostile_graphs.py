@@ -129,20 +129,21 @@ def test_previews_go_however_a_job_ends(server: LiveServer, end: str) -> None:
     }
     before = files_below(server.home)
     answers: list[int] = []
+    name = f"previews-{len(end)}"
     caller = threading.Thread(
-        target=lambda: answers.append(server.prompt(graph, id="previews").status_code)
+        target=lambda: answers.append(server.prompt(graph, id=name).status_code)
     )
     caller.start()
     if end == "is cancelled":
         until = time.monotonic() + 20
-        while not sleeping(server, "previews") and time.monotonic() < until:
+        while not sleeping(server, name) and time.monotonic() < until:
             time.sleep(0.01)
         assert len(files_below(server.work) - before) >= 3
-        server.post("/interrupt", {"id": "previews"})
+        server.post("/interrupt", {"id": name})
     caller.join()
 
     assert answers == [500 if end == "fails" else 499]
-    assert "event: output" in server.get("/jobs/previews/events").text
+    assert "event: output" in server.get(f"/jobs/{name}/events").text
     assert_nothing_new(before, server.home)
 
 
