@@ -55,6 +55,7 @@ def _paths() -> dict[str, Any]:
         },
         "/downloads/{id}/cancel": {"post": _one_download("cancel_download", "End a download")},
         **{path: {"get": get(*probe)} for path, probe in PROBES.items()},
+        "/ping": {"get": _ping()},
         "/metrics": {"get": _metrics()},
     }
 
@@ -63,7 +64,7 @@ def _tagged(paths: dict[str, Any]) -> dict[str, Any]:
     """Sort the operations under the headings that the page shows."""
     for path, methods in paths.items():
         of_models = path.startswith(("/models", "/download"))
-        of_worker = path in PROBES or path == "/metrics"
+        of_worker = path in PROBES or path in ("/ping", "/metrics")
         heading = "health" if of_worker else "models" if of_models else "jobs"
         for operation in methods.values():
             operation["tags"] = [heading]
@@ -87,6 +88,12 @@ def _models() -> dict[str, Any]:
             "503": answer("The worker is not ready.", "ErrorAnswer"),
         },
     }
+
+
+def _ping() -> dict[str, Any]:
+    operation = get("ping", "As RunPod's load balancers ask", "ProbeAnswer", "503")
+    operation["responses"]["204"] = {"description": "Not yet, or not for the moment."}
+    return operation
 
 
 def _metrics() -> dict[str, Any]:

@@ -65,6 +65,17 @@ class Endings:
         if self._webhooks is not None:
             await self._webhooks.open()
 
+    async def pause(self) -> None:
+        """Hold no file open; `renew` must follow."""
+        if self._webhooks is not None and not self._tasks and not self._accepting:
+            await self._webhooks.renew()
+
+    async def renew(self) -> None:
+        """Begin anew with the webhooks after a freeze, unless one is being posted just now."""
+        if self._webhooks is not None and not self._tasks and not self._accepting:
+            await self._webhooks.renew()
+            await self._webhooks.open()
+
     async def letters(self) -> dict[str, int] | None:
         """Count the webhooks that are pending and given up; None where none was ever posted."""
         return None if self._webhooks is None else await self._webhooks.letters()

@@ -15,10 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from handler.answer_limit import refusal_of
+from handler.endpoints import Endpoints, calls_endpoint
 from handler.errors import Conflict, HandlerError, InvalidPayload, StateUnavailable
 from handler.job import Job, Phase, shortened
 from handler.payload import PromptRequest, parse_payload
 from handler.pipeline.echo import echo
+from handler.run_times import Estimate
 from handler.state.records import JobRecord, payload_digest
 
 if TYPE_CHECKING:
@@ -71,6 +74,7 @@ class Entrance:
         admit: raises where no job is taken now.
         begin: begins a job's work.
         ready: whether the engine runs, so that a graph is checked without waiting.
+        estimate: tells how long a graph sent now would take.
     """
 
     def __init__(
@@ -84,17 +88,25 @@ class Entrance:
         admit: Callable[[], None],
         begin: Begin,
         ready: Callable[[], bool],
+        estimate: Callable[[Any], Estimate] = lambda _graph: Estimate(),
     ) -> None:
         self._parts = parts
         self._jobs = jobs
         self._ledger = ledger
         self._endings = endings
         self._tracer = tracer
+        self._endpoints = Endpoints(parts.settings.workflow_dir)
         self._begun = 0
         self._admit = admit
         self._begin = begin
         self._ready = ready
+        self._estimate = estimate
         self._entering: list[str] = []
+
+    @property
+    def entering(self) -> bool:
+        """Whether a job is being written down or promised a webhook, and has not begun yet."""
+        return bool(self._entering)
 
     async def enter(self, payload: Any, how: Submission) -> Entry:
         """See `Handler.enter`."""
@@ -136,8 +148,15 @@ class Entrance:
             )
 
     async def _enter(self, payload: Any, how: Submission) -> Entry:
+        if calls_endpoint(payload):
+            payload = await self._endpoints.resolve(payload)
         request = parse_payload(payload)
         asynchronous = not how.waits and (how.respond_async or request.asynchronous)
+        late = None
+        if how.answer_within_s and not asynchronous and not how.waits:
+            late = refusal_of(self._estimate(request.prompt), how.answer_within_s)
+        if late is not None and request.targets:  # the caller has the outputs without an answer
+            asynchronous, late = True, None
         recorded = asynchronous or how.key is not None or self._ledger.shared
         digest = ""
         if recorded or request.id is not None:
@@ -146,10 +165,10 @@ class Entrance:
         if not recorded:
             await self._check(request, asynchronous=False)
             if job.id not in self._entering:
-                return self._enter_here(job, request)
+                return self._enter_here(job, request, late)
         self._entering.append(job.id)
         try:
-            return await self._enter_recorded(job, request)
+            return await self._enter_recorded(job, request, late)
         finally:
             self._entering.remove(job.id)
 
@@ -170,6 +189,7 @@ class Entrance:
             adapter=how.adapter,
             digest=digest,
             key=how.key,
+            retries=how.retries,
             asynchronous=asynchronous,
             inline_bytes=min(filter(None, limits), default=0),
             trace=self._tracer.begin(how.traceparent),
@@ -179,21 +199,28 @@ class Entrance:
         self._begun += 1
         self._begin(job, request, promised)
 
-    def _enter_here(self, job: Job, request: PromptRequest) -> Entry:
+    def _admit_all(self, late: HandlerError | None) -> None:
+        self._admit()
+        if late is not None:
+            raise late
+
+    def _enter_here(self, job: Job, request: PromptRequest, late: HandlerError | None) -> Entry:
         """Take in what concerns nobody but this process."""
         for other in self._same(job, request):
             if self._keeps and self._joinable(other):
                 return self._joined(other, None, request, job)
-        self._admit()
+        self._admit_all(late)
         self._start(job, request, None)
         return self._mine(job, request)
 
-    async def _enter_recorded(self, job: Job, request: PromptRequest) -> Entry:
+    async def _enter_recorded(
+        self, job: Job, request: PromptRequest, late: HandlerError | None
+    ) -> Entry:
         """Take in what other workers, or a later process, may be asked for."""
         refused: HandlerError | None = None
         try:
             await self._check(request, asynchronous=job.asynchronous)
-            self._admit()
+            self._admit_all(late)
         except HandlerError as fault:
             if job.key is None:
                 raise

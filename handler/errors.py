@@ -10,6 +10,7 @@
     │   ├── UrlNotAllowed        400 url_not_allowed      the address policy refuses the URL
     │   ├── ForeignOrigin        403 foreign_origin       a web page of another site sent it
     │   ├── ConversionFailed     422 conversion_failed    an output cannot be had in that format
+    │   ├── TooLongToAnswer      422 too_long_to_answer   the connection would be cut before the end
     │   ├── ResultTooLarge       422 result_too_large     more than the platform's answers can hold
     │   ├── ResultGone           410 result_gone          the job is over, its result is not kept
     │   ├── NotFound             404 not_found            no such route or job
@@ -33,6 +34,7 @@
     │   ├── Draining             503 draining
     │   ├── QueueTimedOut        503 queue_timed_out      waited too long for the engine
     │   ├── TimedOut             504 timed_out            the job's total time is over
+    │   ├── AnswerTooLate        504 answer_too_late      the connection is about to be cut
     │   └── Stalled              504 stalled              the engine made no progress for too long
     └── BootFailed               503 boot_failed          the engine cannot be started here
 
@@ -203,6 +205,13 @@ class ConversionFailed(CallerError):
     status = 422
 
 
+class TooLongToAnswer(CallerError):
+    """The run takes longer than the platform keeps a caller's connection; nothing was begun."""
+
+    code = "too_long_to_answer"
+    status = 422
+
+
 class ResultTooLarge(CallerError):
     """The result is larger than what the platform brings to its caller."""
 
@@ -367,6 +376,13 @@ class TimedOut(PlatformError):
     """The job's total time is over."""
 
     code = "timed_out"
+    status = 504
+
+
+class AnswerTooLate(PlatformError):
+    """The platform is about to cut the caller's connection, and the job is not over."""
+
+    code = "answer_too_late"
     status = 504
 
 

@@ -35,6 +35,8 @@ class HealthReport:
         started: whether boot and warmup have ended once.
         waiting, running: jobs before the engine, jobs in it.
         boot: seconds per phase and findings of the last boot.
+        gpu_faults: engines in a row that the GPU failed, without a good run between them.
+        gpu_fault: how it failed the last run.
     """
 
     health: Health
@@ -44,6 +46,8 @@ class HealthReport:
     waiting: int
     running: int
     boot: dict[str, Any] = field(default_factory=dict)
+    gpu_faults: int = 0
+    gpu_fault: str = ""
 
     @property
     def ready(self) -> bool:

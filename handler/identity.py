@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Identity:
     """This worker, as answers and figures name it.
 
@@ -17,3 +17,7 @@ class Identity:
 
     instance: str = field(default_factory=socket.gethostname)
     adapter: str = "http"
+
+    def renew(self, instance: str = "") -> None:
+        """Take another name: a snapshot of this process is restored on another host."""
+        self.instance = instance or socket.gethostname()

@@ -90,6 +90,7 @@ class Job:
         adapter: who took it, `http`.
         digest: of the payload, where another one with the same id or key must be told from it.
         key: the idempotency key with its scope; None for none.
+        retries: as `Submission.retries`.
         asynchronous: nobody waits on a connection: it is told by webhook, or asked for.
         inline_bytes: the most that its answer may hold; 0 for no limit.
         trace: its span, in the caller's trace where there is one.
@@ -111,6 +112,7 @@ class Job:
     adapter: str = "http"
     digest: str = ""
     key: str | None = field(default=None, repr=False)
+    retries: bool = False
     asynchronous: bool = False
     inline_bytes: int = 0
     trace: Trace = field(default_factory=begin_trace, repr=False)

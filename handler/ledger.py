@@ -77,8 +77,10 @@ class Ledger:
         self._late: set[asyncio.Task[None]] = set()
         self._timers: dict[str, tuple[asyncio.TimerHandle, Job]] = {}
         self._begun: dict[str, Job] = {}
+        self._entering = 0
         self._behind: Behind | None = None
         self._away_until = 0.0
+        self._tending: list[asyncio.Task[None]] = []
 
     def __repr__(self) -> str:
         return f"<Ledger {self._state and self._state.store!r}>"
@@ -126,9 +128,53 @@ class Ledger:
         self._behind = Behind(state.store)
         for record in state.abandoned:
             log.warning("job %s was under way when the last process ended: it failed", record.id)
-        self._spawn(tend(state, _lost), "tend-state")
+        self._tend(state)
+
+    def _tend(self, state: State) -> None:
+        self._tending = [self._spawn(tend(state, _lost), "tend-state")]
         if self.shared:
-            self._spawn(self._heed_cancels(state), "heed-cancels")
+            self._tending.append(self._spawn(self._heed_cancels(state), "heed-cancels"))
+
+    async def pause(self) -> None:
+        """Hold no file open, where STATE_DIR is on a volume, and be still: `renew` must follow.
+
+        What went on by itself after a thaw would give signs of life under a name that copies have.
+        """
+        state = self._state
+        if state is None:
+            return
+        for task in self._tending:
+            task.cancel()
+        await asyncio.gather(*self._tending, return_exceptions=True)
+        self._tending = []
+        with contextlib.suppress(HandlerError, TimeoutError):
+            await self.flush()
+            async with asyncio.timeout(FLUSH_S):
+                await state.store.settled()
+        state.instance.close()
+
+    def renew(self, name: str) -> None:
+        """Go on after a freeze: by new connections and, between two jobs, as another worker.
+
+        The records of the copies of a snapshot must not be taken for one worker's. Never waits.
+
+        Args:
+            name: INSTANCE_ID, or the host's name.
+        """
+        self._instance, self._away_until = name, 0.0
+        state = self._state
+        if state is None:
+            return
+        state.store.blobs.renew()
+        if self._entering or self._begun or self._late or self._timers:
+            if not self._tending:
+                self._tend(state)
+            return  # their records have the old name
+        state.instance.renew(name)
+        state.instances.renew(state.instance.id)
+        for task in self._tending:  # its pauses are measured by a clock that may have jumped
+            task.cancel()
+        self._tend(state)
 
     def _spawn(self, work: Any, name: str) -> asyncio.Task[None]:
         task: asyncio.Task[None] = asyncio.create_task(work, name=name)
@@ -202,18 +248,22 @@ class Ledger:
             return None
         record = record_of(job, self.instance, self.worker)
         if known_only:
-            return await state.admission.known(record)
-        if job.key is not None or job.asynchronous:
-            entered = await state.admission.enter(record)
-        else:
-            plain = await self._enter_plain(record, state)
-            if plain is None:
-                return None
-            entered = plain
-        if entered.record.uid == job.uid:
-            self._begun[job.uid] = job
-            job.listener = partial(self._told, job)
-        return entered
+            return await state.admission.known(record, again=job.retries)
+        self._entering += 1
+        try:
+            if job.key is not None or job.asynchronous:
+                entered = await state.admission.enter(record, again=job.retries)
+            else:
+                plain = await self._enter_plain(record, state)
+                if plain is None:
+                    return None
+                entered = plain
+            if entered.record.uid == job.uid:
+                self._begun[job.uid] = job
+                job.listener = partial(self._told, job)
+            return entered
+        finally:
+            self._entering -= 1
 
     async def _enter_plain(self, record: JobRecord, state: State) -> Entered | None:
         """Enter a job that is run all the same where the place does not answer."""

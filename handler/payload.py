@@ -207,11 +207,18 @@ def _targets(named: dict[str, Any]) -> tuple[Target, ...]:
 
 
 def _tell_a_bare_graph(raw: dict[str, Any]) -> None:
-    """The first thing many people post is the graph itself."""
+    """The first thing many people post is the graph itself, or RunPod's form of a job."""
     if is_ui_format(raw):
         raise WorkflowFormatUi(
             "the graph is in the format of ComfyUI's Save, which cannot be run",
             hint='in ComfyUI choose "Export (API)", and send it as {"prompt": <graph>}',
+        )
+    inner = raw.get("input")
+    if isinstance(inner, dict) and inner.keys() & {"prompt", "workflow"}:
+        raise InvalidPayload(
+            "the payload stands in `input`, as RunPod has it",
+            location="input",
+            hint="send what is in `input`, or use `comfyfn serve --as runpod`",
         )
     nodes = [node for node in raw.values() if isinstance(node, dict) and "class_type" in node]
     if nodes:

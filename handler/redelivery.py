@@ -92,6 +92,11 @@ class Redelivery:
     def __repr__(self) -> str:
         return f"<Redelivery {len(self._tasks)} under way>"
 
+    @property
+    def busy(self) -> bool:
+        """Whether something is being uploaded."""
+        return bool(self._tasks)
+
     async def redeliver(self, job_id: str, payload: Any) -> Redelivered:
         """Bring the kept outputs of a job to the storages that a payload names.
 

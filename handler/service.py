@@ -37,6 +37,7 @@ from handler.pipeline.run import run_pipeline
 from handler.pipeline.stages import Parts, Received
 from handler.pipeline.stats import stats_of_failure
 from handler.redelivery import Redelivery
+from handler.revival import Revival
 from handler.startup import Startup
 from handler.stored_jobs import StoredJobs
 from handler.submission import Submission
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from handler.manifest.start import ManifestStart
+    from handler.settings import Settings
     from handler.tracing.tracer import Tracer
     from handler.webhooks import Promised, Webhooks
     from handler.wire import Answer
@@ -62,6 +64,7 @@ class Handler:
         downloads: model files that are fetched by request.
         stored: jobs as any worker may be asked for them, running or over.
         redelivery: brings kept outputs to a storage.
+        revival: around a freeze of the process.
     """
 
     def __init__(
@@ -107,6 +110,7 @@ class Handler:
             admit=self._admit,
             begin=self._begin,
             ready=lambda: self._engine.state is EngineState.READY,
+            estimate=self._turns.estimate,
         )
         self.downloads = Downloads(
             parts.models,
@@ -118,6 +122,15 @@ class Handler:
         self.stored = StoredJobs(parts, self._jobs, self._ledger, self.cancel, self.position)
         self.redelivery = Redelivery(parts, self._jobs, self.stored, self._ledger)
         self._startup = Startup(parts, manifest)
+        self.revival = Revival(
+            parts,
+            self._startup,
+            self._ledger,
+            self._endings,
+            idle=lambda: (
+                not (self._jobs.active() or self.redelivery.busy or self._entrance.entering)
+            ),
+        )
         self._engine.prepare(self._engine_changed, self._startup.warm_up, self._startup.may_launch)
 
     def __repr__(self) -> str:
@@ -125,13 +138,18 @@ class Handler:
 
     # -- life -----------------------------------------------------------------------------------
 
-    async def start(self) -> None:
+    async def start(self, *, warm: bool = True) -> None:
         """Carry out the manifest, boot the engine and warm up.
+
+        Args:
+            warm: False leaves the warmup to `revival.warm_up`.
 
         Raises:
             BootFailed: the engine cannot be started; `health` tells it, too.
             StateUnavailable: STATE_URL is set, and it is not there; likewise.
         """
+        if not warm:
+            self._startup.hold_warmup()
         self._parts.events.open()
         self._startup.begin()
         # What an earlier process has left to be told waits for no boot.
@@ -148,6 +166,21 @@ class Handler:
             raise
         await self._telling
         self._started = True
+
+    async def revive(self, settings: Settings | None = None) -> None:
+        """Go on after the process was frozen and thawed, as by FlashBoot or a memory snapshot.
+
+        Cheap and harmless where it was not. Best called between two jobs: those in hand are
+        followed on, and the worker keeps its name for them.
+
+        Args:
+            settings: read again, for credentials that have changed; None where none have.
+
+        Raises:
+            BootFailed: the engine did not answer, and could not be started again.
+            SettingsError: credentials are set that cannot be sent.
+        """
+        await self.revival.revive(settings)
 
     async def drain(self, timeout_s: float | None = None) -> bool:
         """Refuse new jobs and wait for those in hand, and for who is to be told of them.
@@ -475,6 +508,8 @@ class Handler:
             waiting=waiting,
             running=len(active) - waiting,
             boot=self._startup.report(),
+            gpu_faults=self._turns.gpu_faults,
+            gpu_fault=self._turns.gpu_fault,
         )
 
     def _judge(self) -> tuple[Health, str | None]:

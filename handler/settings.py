@@ -106,6 +106,12 @@ def _text(text: str) -> str:
     return text
 
 
+def _route(text: str) -> str:
+    if not re.fullmatch(r"(/[\w.~-]+)+", text, re.ASCII):
+        raise ValueError("is no path of a route, as /queue")
+    return text
+
+
 def _proxy(text: str) -> str:
     return text.rpartition("@")[2]  # without a password, as it is only told
 
@@ -203,6 +209,12 @@ class Settings:
 
     host: str = _env("HOST", "127.0.0.1", _text, "address the server listens on")
     port: int = _env("PORT", 3000, _whole(0, 65535), "port the server listens on")
+    health_port: int | None = _env(
+        "PORT_HEALTH",
+        None,
+        _whole(1, 65535),
+        "a second port it listens on, which RunPod's load balancers ask for `/ping`",
+    )
     allow_origins: str = _env(
         "ALLOW_ORIGINS",
         "",
@@ -236,6 +248,14 @@ class Settings:
     )
     max_body_mb: int = _env(
         "MAX_BODY_SIZE_MB", 100, _whole(1, 1 << 20), "largest request body in MiB; over it: 413"
+    )
+
+    # Of `comfyfn start`.
+    adapter: str = _env(
+        "ADAPTER",
+        "auto",
+        _one_of("auto", "http", "runpod", "salad", "modal"),
+        "what `comfyfn start` runs; `auto`: what the platform's own variables tell, else `http`",
     )
 
     engine: str = _env(
@@ -321,6 +341,9 @@ class Settings:
     )
     manifest_json: str = _env("MANIFEST_JSON", "", _text, "the same, as JSON text; it wins")
 
+    workflow_dir: Path | None = _env(
+        "WORKFLOW_DIR", None, _path, "folder of graphs that are called by their names"
+    )
     warmup_file: Path | None = _env("WARMUP_PROMPT_FILE", None, _path, "graph run once after boot")
     warmup_url: str = _env("WARMUP_PROMPT_URL", "", _text, "the same, fetched by URL")
     warmup_json: str = _env("WARMUP_PROMPT_JSON", "", _text, "the same, as JSON text")
@@ -510,6 +533,111 @@ class Settings:
         _text,
         "Google Cloud Storage's own, or a store that speaks like it",
     )
+    # Of the RunPod worker, by the names that worker-comfyui's users know where it has one.
+    runpod_concurrency: int = _env(
+        "RUNPOD_CONCURRENCY",
+        1,
+        _whole(0, 256),
+        "jobs that a RunPod worker takes at once; 0: as many as ENGINE_PREFETCH",
+    )
+    runpod_stream: bool = _env(
+        "RUNPOD_STREAM", False, _flag, "a RunPod worker yields outputs as nodes finish (`/stream`)"
+    )
+    refresh_worker: bool = _env(
+        "REFRESH_WORKER", False, _flag, "a RunPod worker ends after each job, for a fresh one"
+    )
+    serve_api_locally: bool = _env(
+        "SERVE_API_LOCALLY",
+        False,
+        _flag,
+        "the RunPod worker serves its SDK's own local API, on 0.0.0.0:8000 without authentication",
+    )
+    comfy_org_key: str = _secret(
+        "COMFY_ORG_API_KEY", "comfy.org's key for partner nodes, of RunPod jobs that bring none"
+    )
+    comfy_log_level: str = _env(
+        "COMFY_LOG_LEVEL", "", _text, "ComfyUI's own log level on RunPod, `DEBUG`"
+    )
+    volume_debug: bool = _env(
+        "NETWORK_VOLUME_DEBUG", False, _flag, "a RunPod worker logs where models lie, and which"
+    )
+    bucket_endpoint: str = _env(
+        "BUCKET_ENDPOINT_URL",
+        "",
+        _text,
+        "a RunPod worker's bucket: OUTPUT_STORAGE where that is not set, and for all outputs of "
+        "calls in worker-comfyui's form",
+    )
+    bucket_key_id: str = _secret("BUCKET_ACCESS_KEY_ID", "its key")
+    bucket_secret: str = _secret("BUCKET_SECRET_ACCESS_KEY", "its secret")
+    bucket_name: str = _env(
+        "BUCKET_NAME", "", _text, "its name; default: the month, `11-26`, as RunPod's uploader has"
+    )
+    # Of the worker on Salad; the first one holds behind every gateway.
+    gateway_timeout_s: float | None = _env(
+        "GATEWAY_TIMEOUT_S",
+        None,
+        _number(0),
+        "on SaladCloud, when what is in front cuts a caller's connection: requests of /prompt that "
+        "would take longer are refused; 0: never; default: 100 without a queue worker, else 0",
+    )
+    metadata_uri: str = _env(
+        "SALAD_METADATA_URI",
+        "",
+        _url,
+        "Salad's metadata service; default on Salad: http://169.254.169.254:80",
+    )
+    queue_worker: Path | None = _env(
+        "SALAD_QUEUE_WORKER", None, _path, "Salad's queue worker, kept running beside the server"
+    )
+    queue_path: str = _env(
+        "SALAD_QUEUE_PATH",
+        "",
+        _route,
+        "where it posts jobs, `path` of `queue_connection`; default: `/queue`",
+    )
+    reallocations: int = _env(
+        "SALAD_REALLOCATIONS",
+        3,
+        _whole(0, 100),
+        "how often a worker asks for another node (broken GPU, too little memory, slow line); "
+        "counted by the process, as the next node knows nothing of this one; 0: never",
+    )
+    min_download_mbps: float = _env(
+        "MIN_DOWNLOAD_MBPS",
+        0.0,
+        _number(0),
+        "Mbit/s that a manifest's models must come with on Salad, else another node; 0: any",
+    )
+    min_download_window_s: float = _env(
+        "MIN_DOWNLOAD_WINDOW_S", 30.0, _number(1), "seconds over which that is measured"
+    )
+    # Of `comfyfn deploy`; the keys and Salad's address of `comfyfn run --to` as well.
+    runpod_api_key: str = _secret("RUNPOD_API_KEY", "key for RunPod's APIs, on who calls them")
+    runpod_rest_url: str = _env(
+        "RUNPOD_REST_URL", "https://api.runpod.io/v2", _url, "where `comfyfn deploy` finds RunPod"
+    )
+    salad_api_key: str = _secret("SALAD_API_KEY", "key for Salad's APIs, on who calls them")
+    salad_api_url: str = _env(
+        "SALAD_API_URL",
+        "https://api.salad.com/api/public",
+        _url,
+        "where `comfyfn deploy` and `run --to salad:...` find Salad",
+    )
+    # Of `comfyfn run --to`.
+    api_key: str = _secret(
+        "COMFYFN_API_KEY", "sent as a bearer token to the URL of `comfyfn run --to`"
+    )
+    runpod_endpoint_url: str = _env(
+        "RUNPOD_ENDPOINT_BASE_URL",
+        "https://api.runpod.ai/v2",
+        _url,
+        "where `comfyfn run --to runpod:...` finds endpoints; `serve --as runpod` has a `/v2`",
+    )
+    modal_proxy_key: str = _secret(
+        "MODAL_PROXY_TOKEN_ID", "sent by `comfyfn run --to` to *.modal.run as Modal-Key"
+    )
+    modal_proxy_secret: str = _secret("MODAL_PROXY_TOKEN_SECRET", "likewise as Modal-Secret")
     test_faults: bool = _env(
         "COMFYFN_TEST_FAULTS", False, _flag, "give the embedded engine its fault nodes (tests only)"
     )
@@ -601,6 +729,11 @@ def _written(default: Any) -> str:
     return "" if default is None or default == () else str(default)
 
 
+def variable(name: str) -> str | None:
+    """Give a variable that a deploy.yaml names; what it holds is for the platform alone."""
+    return os.environ.get(name)
+
+
 def inherited_environment() -> dict[str, str]:
     """Give a copy of the environment for a child process, without what only we may know."""
     return {name: text for name, text in os.environ.items() if not _is_secret(name)}
@@ -617,7 +750,17 @@ _SECRETS = (
     # Their URLs may have tokens in them.
     *("OUTPUT_STORAGE", "MANIFEST_JSON", "WARMUP_PROMPT_JSON", "WARMUP_PROMPT_URL"),
 )
-_SECRET_PREFIXES = ("AZURE_STORAGE_", "BUCKET_", "RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "SALAD_API")
+_SECRET_PREFIXES = (
+    *("AZURE_STORAGE_", "BUCKET_", "RUNPOD_API_KEY", "RUNPOD_AI_API_KEY", "SALAD_API"),
+    *("COMFYFN_API_KEY", "MODAL_PROXY_TOKEN_", "MODAL_TOKEN_"),
+)
+
+
+def names_secret(name: str) -> bool:
+    """Tell whether a variable's value is a secret, or may have one in it."""
+    return name in _SECRETS or any(
+        name == spec.metadata["env"] and not spec.repr for spec in dataclasses.fields(Settings)
+    )
 
 
 def _is_secret(name: str) -> bool:

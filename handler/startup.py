@@ -39,7 +39,9 @@ class Startup:
         self._warmup = Warmup(parts)
         self._manifest = manifest
         self._warm = False
+        self._held = False
         self._waited_s = 0.0
+        self._notes: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"<Startup {'over' if self._warm else 'under way'} {self._manifest}>"
@@ -68,7 +70,8 @@ class Startup:
         """
         manifest = self._manifest
         if manifest is None or self._warm:
-            await self._warmup.run()
+            if not self._held:
+                await self._warmup.run()
             return
         manifest.answered()
         try:
@@ -81,11 +84,37 @@ class Startup:
         if manifest.manifest.preload:
             folders = await self._engine.model_folders()
             manifest.warn(await asyncio.to_thread(unfound, manifest.manifest, folders))
-        if self._warmup.wanted:
+        if self._warmup.wanted and not self._held:
             with manifest.timeline.step(WARMUP_STEP):
                 await self._warmup.run()
         self._warm = True
         manifest.log_chart()
+
+    def hold_warmup(self) -> None:
+        """Boot without the warmup: there is no GPU yet."""
+        self._held = True
+
+    async def release_warmup(self) -> None:
+        """Run the warmup that was held back, if it was.
+
+        Raises:
+            BootFailed: it failed.
+        """
+        if self._held:
+            self._held = False
+            await self._warmup.run()
+
+    async def try_out(self, payload: dict[str, Any]) -> None:
+        """Run a payload like the warmup: its outputs are discarded, and no job is counted.
+
+        Raises:
+            HandlerError: as it ended.
+        """
+        await self._warmup.try_out(payload)
+
+    def note(self, name: str, told: Any) -> None:
+        """Have the report tell something more."""
+        self._notes[name] = told
 
     async def give_up(self) -> None:
         """Stop the manifest for a worker that will not be ready, and log how far it came."""
@@ -105,7 +134,7 @@ class Startup:
 
     def report(self) -> dict[str, Any]:
         """Give the engine's boot report, with what the manifest came to."""
-        told = self._engine.boot_report
+        told = {**self._engine.boot_report, **self._notes}
         if self._manifest is None:
             return told
         phases = dict(told.get("phases") or {})
@@ -118,9 +147,10 @@ class Startup:
     async def _look(self, manifest: ManifestStart) -> None:
         told = self._engine.boot_report
         requires = manifest.manifest.requires
-        manifest.warn(
-            shortfalls(requires, vram_mb=told.get("vram_mb"), ram_mb=usable_memory() >> 20)
+        manifest.shortfalls = shortfalls(
+            requires, vram_mb=told.get("vram_mb"), ram_mb=usable_memory() >> 20
         )
+        manifest.warn(manifest.shortfalls)
         models = (*manifest.manifest.models, *manifest.manifest.catalogue.values())
         if models:
             folders = await self._engine.model_folders()

@@ -88,13 +88,21 @@ class Warmup:
         if self._payload is None:
             return
         begun = time.monotonic()
+        await self.try_out(self._payload)
+        log.info("warmup took %.2f s", time.monotonic() - begun)
+
+    async def try_out(self, payload: dict[str, Any]) -> None:
+        """Run a payload, its outputs discarded.
+
+        Raises:
+            HandlerError: as it ended.
+        """
         job = Job(uid=f"warmup-{uuid.uuid4().hex}", id="warmup")
-        received = Received(job, parse_payload(self._payload))
+        received = Received(job, parse_payload(payload))
         answer = await run_pipeline(
             received, self._parts, lambda p: self._run_once(p, job), operator=True
         )
         await answer.close()
-        log.info("warmup took %.2f s", time.monotonic() - begun)
 
     async def _fetch(self) -> None:
         # Read once: a restart must not depend on the network.

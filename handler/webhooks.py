@@ -103,6 +103,17 @@ class Webhooks:
         if self._folder is None or await asyncio.to_thread(self._folder.exists):
             await self._opened()
 
+    async def renew(self) -> None:
+        """Leave the folder that another copy of us may have, too; its letters are taken along.
+
+        Call it while no job is in hand. Nothing is open until it is needed next, or `open` is
+        called.
+        """
+        async with self._opening:
+            outbox, self._outbox = self._outbox, None
+            if outbox is not None:
+                await outbox.close()
+
     async def drain(self, timeout_s: float) -> int:
         """Deliver what can be in a time, in seconds; tell how many posts are left."""
         return await self._outbox.drain(timeout_s) if self._outbox is not None else 0

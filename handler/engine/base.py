@@ -157,6 +157,27 @@ class Engine(Protocol):
     async def restart(self, why: str) -> None:
         """Kill and start again; for an engine that does not react any more."""
 
+    async def pause(self) -> None:
+        """Hang up on the engine; the next question opens a connection again. For a freeze."""
+
+    async def revive(self) -> None:
+        """Connect anew after a freeze; an engine that does not answer is started again.
+
+        Raises:
+            BootFailed: it cannot be.
+        """
+
+    async def wake(self) -> dict[str, Any]:
+        """Show the GPU to an engine that booted without, and learn what it is now.
+
+        Returns:
+            `device` (`cuda`, `cpu`, ...), `name`, `vram_total` in bytes, `seconds`; empty where
+            the engine was not started to be woken.
+
+        Raises:
+            HandlerError: it cannot be woken.
+        """
+
     async def usage(self) -> Usage:
         """Tell the memory that it takes now. Soon, and never an error: None is not known."""
 

@@ -27,6 +27,7 @@ from handler.engine.roots import (
     registry_of,
     survey,
 )
+from handler.engine.snapshot import FOLDER as NODE_FOLDER
 from handler.errors import BootFailed
 from handler.scratch import Scratch, make_scratch, sweep_stale
 from handler.settings import Settings, inherited_environment
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from handler.engine.command import Folders, Kind
+    from handler.engine.snapshot import SnapshotNode
 
 log = logging.getLogger("comfyfn.engine")
 
@@ -54,6 +56,8 @@ class Site:
         registry: ComfyUI's own names of model folders; None before it was asked.
         preload: files of models to read ahead at every launch, beside the warmup's.
         reader: reads them; None before, and where READ_AHEAD is off.
+        node: wakes an engine that is to be frozen; None for one that is not.
+        environment: what the engine was started with last.
     """
 
     settings: Settings
@@ -69,6 +73,8 @@ class Site:
     registry: Registry | None = None
     preload: list[str] = field(default_factory=list)
     reader: ReadAhead | None = None
+    node: SnapshotNode | None = None
+    environment: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
     def own_models(self) -> Path | None:
@@ -192,6 +198,7 @@ def launch(site: Site) -> EngineProcess:
     if site.process_s is None:
         site.process_s = _own_age_s()
     env = commands.engine_environment(settings, inherited_environment())
+    site.environment = env = site.node.environment(env) if site.node is not None else env
     site.command = command
     log.debug("starting the engine: %s", shlex.join(command))
     home = settings.comfy_home
@@ -231,7 +238,12 @@ def _check_gpu(settings: Settings) -> Preflight | None:
         raise BootFailed(
             f"the GPU cannot be used: {found.reason}",
             hint="move to a host whose GPU and driver fit, or set ALLOW_CPU=true to go without",
-            details={"torch": found.torch, "gpu": found.gpu, "vram_mb": found.vram_mb},
+            details={
+                "torch": found.torch,
+                "gpu": found.gpu,
+                "vram_mb": found.vram_mb,
+                "cause": "gpu_fault",
+            },
         )
     return found
 
@@ -247,7 +259,8 @@ def _ask_interpreter(site: Site) -> None:
         found = []
     with ThreadPoolExecutor(1, "model-roots") as pool:
         surveyed = pool.submit(_survey, site, found) if found else None
-        site.preflight = _check_gpu(settings)
+        asleep = site.node is not None and site.node.hides_gpu
+        site.preflight = None if asleep else _check_gpu(settings)  # looking is touching
         if surveyed is not None:
             site.roots = surveyed.result()
 
@@ -266,7 +279,8 @@ def _embedded_registry(site: Site) -> Registry:
 
 
 def _model_paths(site: Site) -> Path | None:
-    text = None if site.settings.comfy_command else paths_config(site.roots)
+    packs = NODE_FOLDER if site.node is not None else None
+    text = None if site.settings.comfy_command else paths_config(site.roots, packs)
     if text is None:
         return None
     config = site.scratch / "extra_model_paths.yaml"

@@ -87,6 +87,7 @@ class ComfyClient:
         self.client_id = client_id
         self._session = session
         self._own_session = session is None
+        self._left: list[aiohttp.ClientSession] = []
         self._closed = False
         self._connect_timeout_s = connect_timeout_s
         self._timeout = aiohttp.ClientTimeout(
@@ -102,6 +103,19 @@ class ComfyClient:
         self._closed = True
         if self._session is not None and self._own_session:
             await self._session.close()
+        await self.hang_up()
+
+    def renew(self) -> None:
+        """Use none of the connections again that there are; questions under way keep theirs."""
+        if self._session is not None and self._own_session:
+            self._left.append(self._session)
+            self._session = None
+
+    async def hang_up(self) -> None:
+        """Close what `renew` has left: whatever is still under way there fails."""
+        left, self._left = self._left, []
+        for session in left:
+            await session.close()
 
     async def system_stats(self) -> dict[str, Any]:
         """Give version, RAM and devices; the cheapest proof that the engine is ready."""
@@ -178,6 +192,21 @@ class ComfyClient:
     async def interrupt(self, prompt_id: str) -> None:
         """Stop a prompt at its next step or node, if it is the one that runs."""
         await self._post("/interrupt", {"prompt_id": prompt_id})
+
+    async def wake(self, environment: Mapping[str, str | None], token: str) -> dict[str, Any]:
+        """Have our node show the GPU; see `handler.engine.snapshot`.
+
+        Args:
+            environment: what has changed in ours since the launch.
+
+        Raises:
+            EngineRefused, NotFound: the engine has no such node, or cannot use its GPU.
+        """
+        path = "/comfyfn/wake"
+        headers = {**_JSON, "Authorization": f"Bearer {token}"}
+        body = _dump({"environment": environment})
+        _, answer = await self._exchange("POST", self._url(path), body, headers=headers)
+        return _object(_load(answer, path), path)
 
     async def models(self) -> list[str]:
         """List the model folders."""

@@ -8,9 +8,11 @@ import logging
 import threading
 import time
 import uuid
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from handler.engine import command as commands
 from handler.engine.base import (
     EnginePrompt,
     EngineState,
@@ -29,9 +31,11 @@ from handler.engine.model_folders import NO_MODELS, ModelFolders
 from handler.engine.model_report import in_words, model_report
 from handler.engine.patience import patience_for
 from handler.engine.runs import Runs
+from handler.engine.snapshot import differences
 from handler.engine.usage import Device, Usage, UsageMeter
 from handler.errors import BootFailed, EngineRefused, HandlerError, NotFound, NotReady
 from handler.graph.object_info import ObjectInfo
+from handler.settings import inherited_environment
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -136,6 +140,15 @@ class ComfyEngine:
 
     async def start(self) -> None:
         self._lifecycle = asyncio.create_task(self._live(), name="engine-life")
+        await self._until_booted()
+
+    async def _until_booted(self) -> None:
+        """Wait for the next boot that succeeds.
+
+        Raises:
+            BootFailed: it was given up.
+        """
+        assert self._lifecycle is not None
         booted = asyncio.create_task(self._booted.wait())
         await asyncio.wait({self._lifecycle, booted}, return_when=asyncio.FIRST_COMPLETED)
         booted.cancel()
@@ -154,6 +167,53 @@ class ComfyEngine:
         await self._client.close()
         await self._end_process()
         await asyncio.to_thread(self._site.close)
+
+    async def pause(self) -> None:
+        await self._runs.socket.stop()
+        self._client.renew()
+        await self._client.hang_up()
+
+    async def revive(self) -> None:
+        if self._state is not EngineState.READY:
+            return  # its boot connects by itself
+        idle = not len(self._runs)
+        if idle:
+            await self.pause()
+        else:  # they are followed on, over the next connection
+            self._client.renew()
+            self._runs.socket.reconnect()
+        self._runs.socket.start()
+        try:
+            async with asyncio.timeout(ANSWER_LIMIT_S):
+                self._meter.booted(await self._client.system_stats())  # another GPU, or none
+        except (HandlerError, TimeoutError) as error:
+            if self._site.kind == "attached":
+                return  # who watches it sees that, too
+            log.error("after a freeze the engine does not answer: %s", error)
+            self._booted.clear()
+            await self.restart("it does not answer after a freeze")
+            await self._until_booted()
+        else:
+            if idle:
+                await self._runs.socket.wait_connected(ANSWER_LIMIT_S)
+
+    async def wake(self) -> dict[str, Any]:
+        node = self._site.node
+        if node is None:
+            return {}
+        self._site.begin_read_ahead()  # what was in memory of files is not in a snapshot
+        now = commands.engine_environment(self._settings, inherited_environment())
+        changed = differences(self._site.environment, now)
+        told = await self._client.wake(changed, node.token)
+        # The next launch, after a crash, is one with the GPU.
+        self._site.node = replace(node, hides_gpu=False)
+        info, stats = await asyncio.gather(self._client.object_info(), self._client.system_stats())
+        self._info = ObjectInfo(info)  # some nodes list devices
+        self._meter.booted(stats)
+        devices = [device.get("name") for device in stats.get("devices") or []]
+        vram_mb = int(told.get("vram_total") or 0) >> 20
+        self._report = {**self._report, "devices": devices, "vram_mb": vram_mb}
+        return told
 
     async def restart(self, why: str) -> None:
         if self._site.kind == "attached":

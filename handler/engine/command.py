@@ -39,16 +39,14 @@ class Folders:
 def engine_kind(settings: Settings, *, embedded_allowed: bool) -> Kind:
     """Choose the engine.
 
+    Args:
+        embedded_allowed: whether the embedded one stands in where no ComfyUI is set.
+            ENGINE=embedded has it anywhere: so an image, or an adapter, is tried without a GPU.
+
     Raises:
         BootFailed: no ComfyUI is found and the embedded engine may not stand in.
     """
     if settings.engine == "embedded":
-        if not embedded_allowed:
-            raise BootFailed(
-                "ENGINE=embedded is for the local server and the command line only",
-                hint="set COMFY_HOME, CMD or COMFY_URL",
-                blame="image",
-            )
         return "embedded"
     if settings.comfy_url:
         return "attached"

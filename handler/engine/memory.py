@@ -115,6 +115,8 @@ class MemoryEngine:
         read_names: the models that it was asked to read ahead.
         cancelled: prompt ids that `cancel` was called with.
         restarts: why it was restarted, each time.
+        freezes: `paused`, `revived` and `woken`, in order.
+        revive_error, woken: raised by `revive`, given by `wake`.
         tap: where a script may send messages as ComfyUI's.
     """
 
@@ -146,6 +148,9 @@ class MemoryEngine:
         self.read_names: list[str] = []
         self.cancelled: list[str] = []
         self.restarts: list[str] = []
+        self.freezes: list[str] = []
+        self.revive_error: HandlerError | None = None
+        self.woken: dict[str, Any] = {}
         self.tap: Tap | None = None
         known = NODES if nodes is None else nodes
         self._models = MemoryModels(home / "models", model_folders, known)
@@ -280,6 +285,21 @@ class MemoryEngine:
             return
         began = prompt_id in self._began
         told.set_result(Interrupted(None, None) if began else Gone())
+
+    async def pause(self) -> None:
+        """Note it."""
+        self.freezes.append("paused")
+
+    async def revive(self) -> None:
+        """Note it; raise `revive_error` where there is one."""
+        if self.revive_error is not None:
+            raise self.revive_error
+        self.freezes.append("revived")
+
+    async def wake(self) -> dict[str, Any]:
+        """Note it, and give `woken`."""
+        self.freezes.append("woken")
+        return dict(self.woken)
 
     async def usage(self) -> Usage:
         """Give `used`."""

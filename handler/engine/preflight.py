@@ -98,7 +98,7 @@ def preflight(python: Path, timeout_s: float = PROBE_TIMEOUT_S) -> Preflight:
         raise BootFailed(
             f"the GPU check did not end within {timeout_s:g} s: the driver hangs",
             hint="move to another host; nvidia-smi should hang there as well",
-            details={"interpreter": str(python)},
+            details={"interpreter": str(python), "cause": "gpu_fault"},
             log_tail=_said(error),
         ) from error
     except (OSError, subprocess.SubprocessError, ValueError) as error:

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 from handler.engine.lines import EngineLines
@@ -211,11 +212,26 @@ class EngineProcess:
             self._watchdog.stdin.close()
 
 
+# A child that is forked and runs on as we do, as RunPod's SDK has one, would hold the pipe open.
+_WATCHDOGS: weakref.WeakSet[subprocess.Popen[bytes]] = weakref.WeakSet()
+
+
+def _let_go() -> None:
+    for watchdog in list(_WATCHDOGS):
+        if watchdog.stdin is not None:
+            watchdog.stdin.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
+
+
 def _watch_over(pid: int) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    watchdog = subprocess.Popen(
         ["/bin/sh", "-c", WATCHDOG, "comfyfn-watchdog", str(pid)],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    _WATCHDOGS.add(watchdog)
+    return watchdog

@@ -271,11 +271,14 @@ def answers(questions: Sequence[Callable[[], T]], limit_s: float) -> list[T | No
     return list(given)
 
 
-def paths_config(roots: Iterable[ModelRoot]) -> str | None:
+def paths_config(roots: Iterable[ModelRoot], packs: Path | None = None) -> str | None:
     """Give the text of an extra-model-paths file; None where there is nothing to tell.
 
     It is YAML written as JSON, which quotes every path rightly. No `base_path`: ComfyUI would take
     `$` and `~` in it for more than they are.
+
+    Args:
+        packs: a further folder of node packs.
     """
     sections: dict[str, dict[str, Any]] = {}
     for root in roots:
@@ -288,6 +291,8 @@ def paths_config(roots: Iterable[ModelRoot]) -> str | None:
         if told:
             name = f"comfyfn_{len(sections)}" if sections else "comfyfn"
             sections[name] = {"is_default": root.own, **told}
+    if packs is not None:
+        sections["comfyfn_packs"] = {"custom_nodes": str(packs)}
     if not sections:
         return None
     text = json.dumps(sections, ensure_ascii=False)

@@ -132,6 +132,9 @@ def holds_launch(manifest: Manifest | None) -> bool:
 class ManifestStart:
     """A manifest on its way into a starting worker. It is carried out once, whatever restarts.
 
+    Attributes:
+        shortfalls: what this machine has too little of, by what the manifest requires.
+
     Args:
         run: does a step.
         states: told of the models' bytes by whoever fetches them.
@@ -149,6 +152,7 @@ class ManifestStart:
         self.known = known
         self.timeline = Timeline()
         self.warnings: list[str] = []
+        self.shortfalls: list[str] = []
         self._states = states or ModelStates()
         self._plan = make_plan(manifest)
         self._steps = ColdStart(self._plan, run, self.timeline)
@@ -222,7 +226,8 @@ class ManifestStart:
 
         Returns:
             `source`; `steps`: name, start, end (seconds), outcome and note of each; `models`, as
-            `ModelStates.report`; `warnings`.
+            `ModelStates.report`; `warnings`; `shortfalls`, those of them that tell what the machine
+            has too little of.
         """
         records = self.timeline.records
         optional = [task for task in self._plan if task.optional and task.gate != "none"]
@@ -242,6 +247,7 @@ class ManifestStart:
             ],
             "models": self._states.report(self._plan, records),
             "warnings": [*self.warnings, *spared],
+            "shortfalls": list(self.shortfalls),
         }
 
     def log_chart(self) -> None:

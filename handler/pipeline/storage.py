@@ -56,6 +56,7 @@ class UploadProviders:
         self._threads = Threads()
         self._callers: Providers | None = None
         self._operators: Providers | None = None
+        self._left: list[Providers] = []
 
     def __call__(self) -> Providers:
         """Give the one for callers' targets, which are held to the address policy."""
@@ -85,13 +86,30 @@ class UploadProviders:
             policy = AddressPolicy("*")
         return Providers(made, policy, self._threads, on_stored=self._on_stored)
 
+    def renew(self, settings: Settings | None = None) -> None:
+        """Use no connection, token or client again; uploads under way keep theirs.
+
+        Args:
+            settings: read again; None where they are as they were.
+
+        Raises:
+            SettingsError: OUTPUT_STORAGE is no upload object.
+        """
+        if settings is not None:
+            self.storage, self._settings = output_storage(settings), settings
+        self._left += [made for made in (self._callers, self._operators) if made is not None]
+        self._callers = self._operators = None
+
+    async def hang_up(self) -> None:
+        """Close what `renew` has left: uploads that are still under way there fail."""
+        left, self._left = self._left, []
+        for made in left:
+            await made.close()
+
     async def close(self) -> None:
         """Close what the uploads shared; more than once is fine."""
-        callers, operators = self._callers, self._operators
-        self._callers = self._operators = None
-        for made in (callers, operators):
-            if made is not None:
-                await made.close()
+        self.renew()
+        await self.hang_up()
         self._threads.close()
 
 

@@ -58,16 +58,19 @@ class Admission:
         self._servable = servable
         self._left: set[asyncio.Task[None]] = set()
 
-    async def enter(self, record: JobRecord) -> Entered:
+    async def enter(self, record: JobRecord, *, again: bool = False) -> Entered:
         """Take a job in; `record.key` is its idempotency key with its scope, `record.id` its id.
 
         Of many at once with one key or one id, one is told RUN.
+
+        Args:
+            again: as `by_key` has it.
 
         Raises:
             Conflict: the key or the id stands for another payload.
             StateUnavailable: nothing can be decided now.
         """
-        entering = asyncio.create_task(self._enter(record))
+        entering = asyncio.create_task(self._enter(record, again))
         try:
             return await asyncio.shield(entering)
         except asyncio.CancelledError:
@@ -77,7 +80,7 @@ class Admission:
             withdrawing.add_done_callback(self._left.discard)
             raise
 
-    async def known(self, record: JobRecord) -> Entered | None:
+    async def known(self, record: JobRecord, *, again: bool = False) -> Entered | None:
         """Find the run that a job is one with by its key; write nothing.
 
         Raises:
@@ -88,18 +91,19 @@ class Admission:
         other = await self._run_of(claim.id, claim.uid) if claim is not None else None
         if claim is None or other is None:
             return None
-        way = await self._judged(claim, other, record.digest)
+        way = await self._judged(claim, other, record.digest, again)
         if way is Way.CONFLICT:
             raise _conflict("idempotency key", "key")
         return None if way is Way.RUN else Entered(way, other)
 
-    async def _judged(self, claim: Claim, other: JobRecord | None, digest: str) -> Way:
+    async def _judged(self, claim: Claim, other: JobRecord | None, digest: str, again: bool) -> Way:
         return by_key(
             claim,
             other,
             digest,
             time.time(),
             lost=other is not None and self._lost(other.instance),
+            again=again,
             servable=other is None or await self._servable(other),
         )
 
@@ -123,10 +127,10 @@ class Admission:
         except HandlerError as fault:
             log.warning("a job that was not begun: %s", fault.message)
 
-    async def _enter(self, record: JobRecord) -> Entered:
+    async def _enter(self, record: JobRecord, again: bool) -> Entered:
         if record.key is None:
             return await self._by_id(record)
-        entered = await self._by_key(record.key, record)
+        entered = await self._by_key(record.key, record, again)
         if entered is not None:
             return entered
         try:
@@ -139,14 +143,14 @@ class Admission:
             await self._store.keys.take(record.key, entered.record, claim)
         return entered
 
-    async def _by_key(self, key: str, record: JobRecord) -> Entered | None:
+    async def _by_key(self, key: str, record: JobRecord, again: bool) -> Entered | None:
         """Claim the key; None where it is ours."""
         for _ in range(_TRIES * 4):
             claim = await self._store.keys.claim(key, record)
             if claim.mine:
                 return None
             other = await self._run_of(claim.id, claim.uid)
-            way = await self._judged(claim, other, record.digest)
+            way = await self._judged(claim, other, record.digest, again)
             if way is Way.CONFLICT:
                 raise _conflict("idempotency key", "key")
             if way is Way.RUN:

@@ -41,6 +41,10 @@ class Blobs(Protocol):
         """
         ...
 
+    def renew(self) -> None:
+        """Use no connection again that there is; never blocks."""
+        ...
+
     def create(self, key: str, body: bytes) -> bool:
         """Write a record that is not there yet; of many at once, one is told True."""
         ...

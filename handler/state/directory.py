@@ -48,6 +48,9 @@ class DirectoryBlobs:
     def __repr__(self) -> str:
         return f"<DirectoryBlobs {self._folder}>"
 
+    def renew(self) -> None:
+        """There is no connection; documented at the port."""
+
     def open(self) -> None:
         """Make the folder; documented at the port."""
         with _told(self._folder):

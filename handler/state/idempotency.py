@@ -5,6 +5,7 @@ under the same key       goes on                    joined
 succeeded or cancelled     its result
 failed for good            its result
 failed, may be retried     a new run
+no success, tried again    a new run
 its worker is gone         a new run
 under the same id only   goes on                    joined
 is over                    a new run
@@ -45,6 +46,7 @@ def by_key(
     *,
     lost: bool = False,
     servable: bool = True,
+    again: bool = False,
 ) -> Way:
     """Judge a job whose idempotency key another run has.
 
@@ -54,6 +56,8 @@ def by_key(
         now: Unix seconds.
         lost: whether the worker that had it is gone.
         servable: whether its outputs can still be had.
+        again: whether a key is sent again because another try is wanted: what did not succeed is
+            run, whatever went wrong.
     """
     if claim.digest != digest:
         return Way.CONFLICT
@@ -61,7 +65,9 @@ def by_key(
         return Way.JOIN if now - claim.at < CLAIM_GRACE_S else Way.RUN
     if not record.final:
         return Way.RUN if lost else Way.JOIN
-    if record.retryable or (record.phase == "succeeded" and not servable):
+    if record.phase == "succeeded":
+        return Way.STORED if servable else Way.RUN
+    if again or record.retryable:
         return Way.RUN
     return Way.STORED
 

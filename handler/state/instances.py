@@ -48,6 +48,16 @@ class Instance:
     id: str
     lock: int | None = None
 
+    def renew(self, name: str = "") -> None:
+        """Be somebody else: a copy of this process is, or may be, alive under the same id.
+
+        Args:
+            name: INSTANCE_ID; "" for the host's name.
+        """
+        self.close()  # its file stays: the id in it is the copy's
+        self.name = name or os.uname().nodename
+        self.id = f"{safe_instance(self.name)}-{secrets.token_hex(4)}"
+
     def close(self) -> None:
         """Let go of the name; more than once is fine."""
         lock, self.lock = self.lock, None
@@ -154,6 +164,7 @@ class Instances:
     def __init__(self, store: StateStore, own: str, lost_s: float = 60.0) -> None:
         self._store = store
         self._own = own
+        self._lost_s = lost_s
         self._watch = Watch(lost_s)
         self._lost: set[str] = set()
 
@@ -199,6 +210,11 @@ class Instances:
         self._watch.keep_only(working)
         self._lost &= working
         return ended
+
+    def renew(self, own: str) -> None:
+        """Go on under another name, and watch the others anew: their time went on without us."""
+        self._own = own
+        self._watch = Watch(self._lost_s)
 
     def lost(self, instance: str) -> bool:
         """Tell whether a worker is known to be gone."""

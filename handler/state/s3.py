@@ -84,6 +84,11 @@ class S3Blobs:
                     )
             return self._made
 
+    def renew(self) -> None:
+        """Make a client anew on next use; documented at the port."""
+        with self._lock:
+            self._made = None
+
     def open(self) -> None:
         """Try whether conditions are kept; documented at the port."""
         key = f"probes/{secrets.token_hex(8)}"

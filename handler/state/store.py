@@ -12,7 +12,7 @@ import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from handler.errors import StateUnavailable
 from handler.state.keys import Keys
@@ -75,6 +75,7 @@ class StateStore:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="state")
         self.keys = Keys(blobs, self.call)
         self._waiting: dict[str, set[asyncio.Event]] = {}
+        self._calls: set[asyncio.Future[Any]] = set()
 
     def __repr__(self) -> str:
         return f"<StateStore {self.blobs!r}>"
@@ -98,11 +99,18 @@ class StateStore:
             dispose: called with a result that came too late.
         """
         future = asyncio.get_running_loop().run_in_executor(self._pool, work)
+        self._calls.add(future)
+        future.add_done_callback(self._calls.discard)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             future.add_done_callback(lambda done: _left(done, dispose))
             raise
+
+    async def settled(self) -> None:
+        """Wait until no thread is at work, also for those whose callers were cancelled."""
+        while self._calls:
+            await asyncio.wait(set(self._calls))
 
     # -- records ----------------------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from handler.credentials import Auth
+    from handler.settings import Settings
     from handler.transfer.base import Remote, Source
 
 log = logging.getLogger("comfyfn.transfer")
@@ -158,6 +159,12 @@ class Downloader:
         source = self._pick(url)
         if isinstance(source, Admitting):
             await source.admit(url)
+
+    def renew(self, settings: Settings | None = None) -> None:
+        """Forget the connections and clients of the sources; see `Sources.renew`."""
+        renew = getattr(self._pick, "renew", None)
+        if renew is not None:
+            renew(settings)
 
     async def close(self) -> None:
         """End what is under way; what is on disk stays for another try."""

@@ -39,7 +39,8 @@ def operator_sources(settings: Settings, threads: Threads) -> Sources:
     Raises:
         SettingsError: credentials are set that cannot be sent.
     """
-    return Sources(operator_settings(settings), AddressPolicy("*"), threads)
+    set_ = operator_settings(settings)
+    return Sources(set_, AddressPolicy("*"), threads, anew=operator_settings)
 
 
 def caller_sources(
@@ -60,7 +61,8 @@ def caller_sources(
             "HTTP_AUTH_HEADER_NAME is sent to the operator's URLs only: for those of callers, "
             "list the origins that may have it in HTTP_AUTH_ALLOWED_ORIGINS"
         )
-    return Sources(caller_settings(settings), caller_policy(settings, resolver), threads)
+    policy = caller_policy(settings, resolver)
+    return Sources(caller_settings(settings), policy, threads, anew=caller_settings)
 
 
 def media_sources(settings: Settings, threads: Threads) -> Sources:
@@ -71,8 +73,12 @@ def media_sources(settings: Settings, threads: Threads) -> Sources:
     Raises:
         SettingsError: credentials are set that cannot be sent.
     """
-    set_ = replace(caller_settings(settings), hf_over_http=True)
-    return Sources(set_, caller_policy(settings), threads)
+
+    def media_settings(read: Settings) -> SourceSettings:
+        return replace(caller_settings(read), hf_over_http=True)
+
+    set_ = media_settings(settings)
+    return Sources(set_, caller_policy(settings), threads, anew=media_settings)
 
 
 def media_limits(settings: Settings) -> Limits:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from handler.credentials import Credential
     from handler.metrics import Metrics
+    from handler.settings import Settings
     from handler.transfer.azure_source import AzureAccount, AzureSource
     from handler.transfer.base import Source
     from handler.transfer.civitai_source import CivitaiSource
@@ -82,10 +83,19 @@ class Sources:
 
     Args:
         policy: where URLs may lead; `AddressPolicy("*")` for the operator's own.
+        anew: makes `settings` of settings that were read again.
     """
 
-    def __init__(self, settings: SourceSettings, policy: AddressPolicy, threads: Threads) -> None:
+    def __init__(
+        self,
+        settings: SourceSettings,
+        policy: AddressPolicy,
+        threads: Threads,
+        *,
+        anew: Callable[[Settings], SourceSettings] | None = None,
+    ) -> None:
         self._settings = settings
+        self._anew = anew
         self._policy = policy
         self._threads = threads
         self._made: dict[str, Source] = {}
@@ -101,6 +111,19 @@ class Sources:
         if name not in self._made:
             self._made[name] = _MAKERS[name](self)
         return self._made[name]
+
+    def renew(self, settings: Settings | None = None) -> None:
+        """Forget connections, tokens and clients; downloads under way keep theirs.
+
+        Args:
+            settings: read again; None where they are as they were.
+
+        Raises:
+            SettingsError: credentials are set that cannot be sent.
+        """
+        if settings is not None and self._anew is not None:
+            self._settings = self._anew(settings)
+        self._made, self._free = {}, None
 
     def counting(self, metrics: Metrics) -> Callable[[str, int], None]:
         """Give what counts the bytes of downloads by the kind of their source."""

@@ -26,6 +26,7 @@ from handler.errors import (
     JobCancelled,
     QueueFull,
     StateUnavailable,
+    TooLongToAnswer,
 )
 from handler.job import RECORD_TEXT_CHARS, Phase
 from handler.settings import Settings
@@ -666,3 +667,45 @@ async def test_a_result_that_could_not_be_kept_is_no_success(tmp_path):
         await entry.job.ended()
         assert entry.job.phase is Phase.SUCCEEDED
         await until(lambda: receiver.posts)
+
+
+BRIEF = Submission(answer_within_s=1.0)
+
+
+async def slow_worker(handler):
+    """Have two runs behind us; they took two seconds by the engine's clock, the first one cold."""
+    for _ in range(2):
+        await (await handler.handle(PAYLOAD)).close()
+
+
+async def test_what_would_outlast_its_connection_is_not_begun(tmp_path):
+    """As far as is known; who waits in any case, or not at all, is taken."""
+    async with worker(tmp_path) as (handler, engine):
+        await (await handler.handle(PAYLOAD, BRIEF)).close()
+        await slow_worker(handler)
+        expected = handler._turns.estimate(GRAPH).run_s
+        assert expected is not None
+        brief = replace(BRIEF, answer_within_s=expected / 2)
+        ran = len(engine.prompts)
+        with pytest.raises(TooLongToAnswer) as caught:
+            await handler.enter(PAYLOAD, brief)
+        assert len(engine.prompts) == ran
+        assert (caught.value.status, caught.value.retryable) == (422, False)
+        for how in (replace(brief, waits=True), replace(brief, respond_async=True)):
+            entry = await handler.enter(PAYLOAD, how)
+            await entry.job.ended()
+        roomy = replace(BRIEF, answer_within_s=expected * 2)
+        await (await handler.handle(PAYLOAD, roomy)).close()
+
+
+async def test_a_result_that_is_known_is_given_however_long_it_took(tmp_path):
+    """By its key: nothing is begun for it."""
+    async with worker(tmp_path) as (handler, engine):
+        await slow_worker(handler)
+        await (await handler.handle(PAYLOAD, KEYED)).close()
+        ran = len(engine.prompts)
+        brief = replace(KEYED, answer_within_s=0.001)
+        await (await handler.handle(PAYLOAD, brief)).close()
+        assert len(engine.prompts) == ran
+        with pytest.raises(TooLongToAnswer):
+            await handler.enter(PAYLOAD, replace(brief, key="http:other"))

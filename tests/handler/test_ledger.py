@@ -129,7 +129,7 @@ async def test_a_short_job_costs_no_disk_before_its_answer(tmp_path):
         begun = time.monotonic()
         while await state.store.read("mine") is None:
             await asyncio.sleep(0.005)
-        assert time.monotonic() - begun < 1.0
+        assert time.monotonic() - begun < 4
         record = (await state.store.read("mine")).record
         assert (record.phase, len(record.outputs)) == ("succeeded", 1)
 

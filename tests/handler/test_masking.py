@@ -67,4 +67,4 @@ def test_no_text_of_a_fault_is_slow():
     for text in ("a:" * 10**6 + " @", "/=" + "?" * 10**6, "a" * 10**6 + " @"):
         shown(text)
         shown([text])
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 8

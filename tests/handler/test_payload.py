@@ -257,6 +257,9 @@ def test_what_stores_need_is_loaded_by_who_needs_it():
     assert said.stdout.split() == ["False", "True"]
 
 
+IN_INPUT = "send what is in `input`, or use `comfyfn serve --as runpod`"
+
+
 @pytest.mark.parametrize(
     ("raw", "hint"),
     [
@@ -268,6 +271,8 @@ def test_what_stores_need_is_loaded_by_who_needs_it():
         ({"prompt": {}, "volumes": {}}, "did you mean volume?"),
         ({"prompt": {}, "presignd": {}}, "did you mean presigned?"),
         ({"1": {"class_type": "LoadImage"}}, 'send it as {"prompt": <graph>}'),
+        ({"input": {"prompt": {}}}, IN_INPUT),
+        ({"input": {"workflow": {}}, "id": "x"}, IN_INPUT),
     ],
 )
 def test_what_was_nearly_right_is_told_how(raw, hint):

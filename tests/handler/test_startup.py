@@ -201,3 +201,16 @@ async def test_waiting_for_models_is_no_warming_up(tmp_path):
         phases = handler.health().boot["phases"]
     assert phases["models_s"] >= 0.04
     assert phases["warmup_s"] == pytest.approx(9.0 - phases["models_s"], abs=0.002)
+
+
+async def test_a_warmup_may_be_left_for_later(tmp_path):
+    """A manifest is carried out all the same."""
+    async with worker_with(tmp_path, MODELS, WARM) as (handler, engine, hands):
+        hands.on.set()
+        handler._startup.hold_warmup()
+        await handler.start()
+        assert engine.prompts == []
+        await handler._startup.release_warmup()
+        assert len(engine.prompts) == 1
+        handler._startup.note("snapshot", {"mode": "cpu"})
+        assert handler._startup.report()["snapshot"] == {"mode": "cpu"}

@@ -133,7 +133,12 @@ def test_a_gpu_that_cannot_be_used_is_refused_before_the_start(tmp_path, home):
     site.close()
 
     assert "ALLOW_CPU" in caught.value.hint
-    assert caught.value.details == {"torch": "2.6.0", "gpu": None, "vram_mb": None}
+    assert caught.value.details == {
+        "torch": "2.6.0",
+        "gpu": None,
+        "vram_mb": None,
+        "cause": "gpu_fault",
+    }
     assert not caught.value.retryable
 
 

@@ -412,3 +412,30 @@ async def test_a_closed_client_answers_no_more():
         with pytest.raises(EngineDied):
             await client.system_stats()
     assert repr(client).startswith("<ComfyClient http://127.0.0.1:")
+
+
+async def test_a_wake_carries_the_token_and_what_has_changed():
+    """To our own node; an engine without it has no such route."""
+    async with engine(answering({"device": "cuda"})) as (client, requests):
+        assert await client.wake({"A": None, "B": "1"}, "secret") == {"device": "cuda"}
+        ((request, body),) = requests
+        assert (request.method, request.path) == ("POST", "/comfyfn/wake")
+        assert request.headers["Authorization"] == "Bearer secret"
+        assert json.loads(body) == {"environment": {"A": None, "B": "1"}}
+    async with engine(answering(b"", 404)) as (client, _):
+        with pytest.raises(NotFound):
+            await client.wake({}, "secret")
+
+
+async def test_a_renewed_client_connects_anew():
+    """What is under way keeps its connection until somebody hangs up."""
+    async with engine(answering({})) as (client, requests):
+        await client.system_stats()
+        old = client._session
+        client.renew()
+        assert not old.closed
+        await client.system_stats()
+        assert requests[0][0].transport is not requests[1][0].transport
+        await client.hang_up()
+        assert old.closed
+        assert await client.system_stats() == {}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 import sys
 from dataclasses import replace
 
@@ -18,7 +20,15 @@ from handler.engine.base import EngineState, NeverStarted
 from handler.engine.boot import launch
 from handler.engine.comfyui import ComfyEngine
 from handler.engine.events import Started, Succeeded
-from handler.errors import BootFailed, EngineDied, HandlerError, NotReady, Stalled
+from handler.engine.snapshot import SnapshotNode
+from handler.errors import (
+    BootFailed,
+    EngineDied,
+    EngineRefused,
+    HandlerError,
+    NotReady,
+    Stalled,
+)
 
 SLOW = ("TestSleep", {"seconds": 60.0, "steps": 600})
 FAILS = "sh -c 'echo no luck; exit 7'"
@@ -486,3 +496,50 @@ async def test_an_engine_that_tells_no_registry_tells_names(tmp_path, status):
 
     assert away.paths == {"loras": (), "mine": ()}
     assert here.paths == {"loras": (tmp_path / "loras",), "mine": (tmp_path / "mine",)}
+
+
+async def test_an_engine_is_connected_to_anew(tmp_path):
+    """After a pause there is no connection; a revival opens one, in no time."""
+    async with lone_engine(tmp_path) as (engine, states):
+        await engine.pause()
+        assert not engine._runs.socket.connected
+        await engine.revive()
+        generation = engine._runs.socket.generation
+        assert engine._runs.socket.connected
+        await engine.revive()
+        assert engine._runs.socket.generation == generation + 1
+        assert isinstance(await engine.run(prompt("a"), [].append), Succeeded)
+    assert states == ["warmup", "ready", "stopped"]
+
+
+async def test_a_run_in_hand_goes_on_through_a_revival(tmp_path):
+    """Its connection is replaced under it."""
+    async with lone_engine(tmp_path) as (engine, _):
+        running = asyncio.create_task(
+            engine.run(prompt("a", ("TestSleep", {"seconds": 1.0, "steps": 10})), [].append)
+        )
+        await until(lambda: len(engine._runs) == 1)
+        await engine.revive()
+        assert isinstance(await running, Succeeded)
+        await until(lambda: engine._runs.socket.connected)
+
+
+async def test_an_engine_that_hangs_after_a_freeze_is_started_again(tmp_path):
+    """Whoever revives it waits until it is ready."""
+    async with lone_engine(tmp_path) as (engine, states):
+        pid = engine._process.pid
+        os.kill(pid, signal.SIGSTOP)
+        await engine.revive()
+        assert engine.state is EngineState.READY
+        assert engine._process.pid != pid
+        assert isinstance(await engine.run(prompt("a"), [].append), Succeeded)
+    assert states == ["warmup", "ready", "restarting", "warmup", "ready", "stopped"]
+
+
+async def test_an_engine_that_was_not_put_to_sleep_is_not_woken(tmp_path):
+    """Nothing is asked of it."""
+    async with lone_engine(tmp_path) as (engine, _):
+        assert await engine.wake() == {}
+        engine._site.node = SnapshotNode(hides_gpu=True)
+        with pytest.raises(EngineRefused):
+            await engine.wake()  # the embedded engine has no nodes of others

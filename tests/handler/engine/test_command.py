@@ -55,6 +55,7 @@ def test_a_folder_with_a_main_file_is_comfyui(home):
     assert engine_kind(Settings(comfy_home=home), embedded_allowed=False) == "comfyui"
     given = Settings(comfy_home=home, engine="embedded")
     assert engine_kind(given, embedded_allowed=True) == "embedded"
+    assert engine_kind(given, embedded_allowed=False) == "embedded"  # who asks for it has it
 
 
 @pytest.mark.parametrize(
@@ -62,7 +63,6 @@ def test_a_folder_with_a_main_file_is_comfyui(home):
     [
         ({}, False, "none is set"),
         ({"engine": "comfyui"}, True, "COMFY_HOME, CMD and COMFY_URL are all empty"),
-        ({"engine": "embedded"}, False, "local server"),
         ({"comfy_home": Path("/nowhere")}, True, "/nowhere holds no main.py"),
     ],
 )

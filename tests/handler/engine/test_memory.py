@@ -167,3 +167,14 @@ async def test_a_script_may_send_messages(tmp_path):
     engine.tap({"type": "status", "data": {}})
 
     assert heard == [{"type": "status", "data": {}}]
+
+
+async def test_freezes_are_noted(tmp_path):
+    """It has no connections and no GPU."""
+    engine = MemoryEngine(tmp_path)
+    await engine.pause()
+    await engine.revive()
+    engine.woken = {"device": "cuda"}
+
+    assert await engine.wake() == {"device": "cuda"}
+    assert engine.freezes == ["paused", "revived", "woken"]

@@ -105,7 +105,7 @@ def test_a_driver_that_hangs_is_the_machines_fault(tmp_path):
     assert time.monotonic() - begun < 5
     assert (caught.value.blame, caught.value.log_tail) == ("platform", ["probing"])
     assert "another host" in caught.value.hint
-    assert caught.value.details == {"interpreter": str(python)}
+    assert caught.value.details == {"interpreter": str(python), "cause": "gpu_fault"}
 
 
 def test_an_interpreter_that_is_not_there_is_an_error(tmp_path):

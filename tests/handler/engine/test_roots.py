@@ -225,3 +225,10 @@ def test_files_are_read_ahead_in_the_order_of_the_search():
         (Path("/v"), (Path("/v/models"), Path("/v"))),
     ]
     assert reading_places([], None) == {}
+
+
+def test_the_file_may_name_a_further_folder_of_node_packs():
+    """Also where no models are told; ComfyUI's own folder of packs stays the first."""
+    assert yaml.safe_load(paths_config([], Path("/p"))) == {"comfyfn_packs": {"custom_nodes": "/p"}}
+    root = ModelRoot(Path("/m"), folders={"vae": (Path("/m/vae"),)})
+    assert list(yaml.safe_load(paths_config([root], Path("/p")))) == ["comfyfn", "comfyfn_packs"]

@@ -93,7 +93,7 @@ def test_an_endless_name_is_told_at_once(files):
     begun = time.monotonic()
     with pytest.raises(InputFailed, match="neither a URL"):
         check_stored("a:" * 1_000_000 + " @?x=/", ITEM, files)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 8
 
 
 def test_a_file_that_is_not_there_is_told_with_the_nearest(files):

@@ -101,7 +101,7 @@ async def test_what_is_pinned_and_there_needs_no_network(made, folder, ref):
     placed = await folder.place(wanted)
 
     assert placed.commit == made.first
-    assert time.monotonic() - begun < 0.5
+    assert time.monotonic() - begun < 5
 
 
 async def test_a_branch_is_followed_and_the_old_copy_kept_when_it_cannot_be(made, folder):

@@ -49,7 +49,7 @@ async def test_what_is_there_costs_milliseconds(packages):
     outcome = await packages.install(wanted)
 
     assert not outcome.ran
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
 
 
 async def test_a_line_that_would_replace_torch_is_refused(packages):

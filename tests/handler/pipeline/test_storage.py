@@ -126,3 +126,19 @@ async def test_the_operator_may_name_any_folder(tmp_path):
     assert providers.storage is not None
     await providers.operators().check([providers.storage])
     await providers.close()
+
+
+async def test_renewed_providers_take_the_settings_of_now(store):
+    """Uploads under way keep theirs until somebody hangs up."""
+    providers = UploadProviders(Settings())
+    before = providers()
+    text = json.dumps({"s3": {"bucket": "results"}})
+    providers.renew(Settings(output_storage=text, hf_token="new"))
+
+    assert providers.storage.bucket == "results"
+    assert providers() is not before
+    assert providers()._settings.sources.hf_token == "new"
+    await providers.hang_up()
+    with pytest.raises(SettingsError):
+        providers.renew(Settings(output_storage="{"))
+    await providers.close()

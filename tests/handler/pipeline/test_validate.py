@@ -230,7 +230,7 @@ async def test_a_large_bad_graph_holds_nobody_up(tmp_path, count):
     stall, error = await longest_stall(validate(received(unknown(count)), parts_in(tmp_path)))
 
     assert isinstance(error, InvalidWorkflow)
-    assert stall < 0.5
+    assert stall < 2
 
 
 class Embedded(MemoryEngine):

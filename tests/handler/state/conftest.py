@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import secrets
 import socket
+import threading
 
 import boto3
 import pytest
 from botocore.config import Config
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 
 from handler.state.directory import DirectoryBlobs
 from handler.state.records import JobRecord
@@ -21,14 +23,22 @@ PLACES = ("directory", "directory without links", "s3")
 @pytest.fixture(scope="session")
 def s3_server():
     """A store that speaks S3, with a bucket `state`; give its endpoint."""
-    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    client = s3_client(f"http://{host}:{port}")
+    backend, turn = DomainDispatcherApplication(create_backend_app), threading.Lock()
+
+    def one_at_a_time(environ, start_response):
+        with turn:  # of two conditional writes at once moto would take both
+            return list(backend(environ, start_response))
+
+    running = make_server("127.0.0.1", 0, one_at_a_time, threaded=True)
+    thread = threading.Thread(target=running.serve_forever)
+    thread.start()
+    client = s3_client(f"http://127.0.0.1:{running.port}")
     client.create_bucket(Bucket="state")
     client.close()
-    yield f"http://{host}:{port}"
-    running.stop()
+    yield f"http://127.0.0.1:{running.port}"
+    running.shutdown()
+    thread.join()
+    running.server_close()
 
 
 def s3_client(endpoint, **options):

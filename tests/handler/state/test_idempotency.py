@@ -24,6 +24,10 @@ RETRY, NO_RETRY = {"retryable": True}, {"retryable": False}
         ("failed", NO_RETRY, {"servable": False}, Way.STORED),
         ("failed", RETRY, {}, Way.RUN),
         ("cancelled", NO_RETRY, {}, Way.STORED),
+        ("succeeded", None, {"again": True}, Way.STORED),
+        ("running", None, {"again": True}, Way.JOIN),
+        ("failed", NO_RETRY, {"again": True}, Way.RUN),
+        ("cancelled", NO_RETRY, {"again": True}, Way.RUN),
     ],
 )
 def test_a_key_sent_again(record, phase, error, facts, way):

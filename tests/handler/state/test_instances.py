@@ -164,3 +164,16 @@ def test_the_lock_is_the_kernels(tmp_path):
     held.close()
     fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(handle)
+
+
+def test_copies_of_a_worker_part(tmp_path):
+    """Each has an id that nobody else has; the one that they had stays the file's."""
+    first = take_instance(tmp_path, "pod")
+    before = first.id
+    first.renew("pod")
+    renewed = first.id
+    first.renew("task-2")
+
+    assert len({before, renewed, first.id}) == 3
+    assert first.id.startswith("task-2-")
+    assert take_instance(tmp_path, "pod").id == before

@@ -153,7 +153,7 @@ def test_what_is_nested_too_deeply_is_told_at_once():
     with pytest.raises(ValueError, match="deeply"):
         payload_digest({"prompt": {}, "large": [0] * 2_000_000, "deep": deep})
 
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 5
 
 
 def test_every_json_has_a_digest():

@@ -172,3 +172,29 @@ def test_bytes_that_break_off_are_a_fault_of_a_file(opened, tmp_path):
 
     with file, pytest.raises(OSError, match="broke off"):
         file.read()
+
+
+def test_a_renewed_store_makes_its_client_anew(s3_server):
+    """The connections of the old one may be dead, and its keys others."""
+    made = []
+
+    def make():
+        made.append(
+            boto3.client(
+                "s3",
+                endpoint_url=s3_server,
+                region_name="us-east-1",
+                aws_access_key_id="AK",
+                aws_secret_access_key="SK",
+            )
+        )
+        return made[-1]
+
+    blobs = S3Blobs("state", secrets.token_hex(4), make)
+    blobs.open()
+    blobs.mark(KEY)
+    blobs.renew()
+    assert blobs.names("jobs/") == [KEY]
+    assert len(made) == 2
+    for client in made:
+        client.close()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,9 @@ import pytest
 from handler.errors import InputFailed
 from handler.inputs.address import AddressPolicy
 from handler.metrics import Metrics
+from handler.settings import Settings
+from handler.transfer.download import Downloader
+from handler.transfer.operator import media_sources, operator_sources
 from handler.transfer.sources import Sources, SourceSettings
 
 
@@ -125,6 +129,7 @@ from handler.inputs.address import AddressPolicy
 from handler.transfer.azure_source import AzureAccount
 from handler.transfer.sources import Sources, SourceSettings
 from handler.transfer.threads import Threads
+from dataclasses import replace
 from pathlib import Path
 settings = SourceSettings(s3_region="us-east-1", azure=AzureAccount(account="me", key="a2V5"),
                           google_key_file=Path("key.json"))
@@ -153,3 +158,26 @@ asyncio.run(main())
         "400 image pip install 'comfyfn[azure]'",
         "HubHttpSource",
     ]
+
+
+def test_renewed_sources_are_others_with_the_settings_of_now(threads):
+    """Whoever fetches from one of before goes on with it."""
+    settings = Settings(hf_token="old")
+    sources = operator_sources(settings, threads)
+    made = {url: sources(url) for url in ("https://e.org/m", "s3://bucket/key")}
+    sources.renew()
+    assert all(sources(url) is not source for url, source in made.items())
+    assert sources._settings.hf_token == "old"
+
+    sources.renew(replace(settings, hf_token="new"))
+    assert sources._settings.hf_token == "new"
+    assert media_sources(settings, threads)._anew(settings).hf_over_http is True
+
+
+def test_a_downloader_renews_its_sources(threads):
+    """One with a source of another kind has nothing to renew."""
+    sources = Sources(SourceSettings(), AddressPolicy("*"), threads)
+    before = sources("https://e.org/m")
+    Downloader(sources, threads=threads).renew(Settings())
+    assert sources("https://e.org/m") is not before
+    Downloader(lambda _url: before, threads=threads).renew()
