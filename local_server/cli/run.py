@@ -8,25 +8,27 @@ import shlex
 import signal
 import sys
 import time
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
-from local_server.cli.sizes import size_text
+from local_server.cli.run_bar import Bar
+from local_server.cli.run_remote import TIMEOUT_S
 
 if TYPE_CHECKING:
     import argparse
-    from collections.abc import Collection, Coroutine, Mapping
+    from collections.abc import Callable, Coroutine
 
     from handler.engine.boot import Site
     from handler.errors import BootFailed
-    from handler.job import JobEvent
     from handler.service import Handler
     from handler.settings import Settings
     from handler.wire import Answer
+    from local_server.cli.run_payload import Wanted
+    from local_server.remote.result import Saved
 
-LARGEST_TEXT_SHOWN = 2000
 LINES_SHOWN = 15
-SAID_EVERY_S = 60.0
 BOOT_SAID_EVERY_S = 0.5
 TERMINATED = 128 + signal.SIGTERM
 
@@ -35,7 +37,7 @@ def add_parser(verbs: Any) -> None:
     """Add the verb."""
     parser = verbs.add_parser("run", help="run a workflow file and save what comes out")
     parser.add_argument(
-        "workflow", nargs="?", help="graph in API format (default: the sample that ships with us)"
+        "graph", nargs="?", help="graph in API format (default: the sample that ships with us)"
     )
     parser.add_argument(
         "-i",
@@ -43,31 +45,120 @@ def add_parser(verbs: Any) -> None:
         action="append",
         default=[],
         metavar="NODE.INPUT=VALUE",
-        help="set an input; NODE is an id or a title; VALUE may be a file, a URL, JSON or text",
+        help="set an input; NODE is an id, a title or a class; VALUE may be a file, a URL, JSON or "
+        "text; with --workflow: KEY=VALUE",
     )
     parser.add_argument("-o", "--output", default="out", metavar="DIR", help="default: ./out")
+    parser.add_argument("--workflow", metavar="NAME", help="an endpoint of WORKFLOW_DIR")
+    parser.add_argument("--replay", metavar="FILE", help="a captured job, run again and compared")
+    parser.add_argument(
+        "--capture", metavar="FILE", help="write the job to a file, for --replay; never a secret"
+    )
+    far = parser.add_argument_group("somewhere else")
+    far.add_argument(
+        "--to",
+        metavar="WHERE",
+        help="a server's URL, runpod:ENDPOINT, modal:APP[/CLASS], salad:ORGANIZATION/PROJECT/QUEUE",
+    )
+    far.add_argument(
+        "-H",
+        "--header",
+        action="append",
+        default=[],
+        metavar="'NAME: VALUE'",
+        help="sent to the URL of --to",
+    )
+    far.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=TIMEOUT_S,
+        metavar="SECONDS",
+        help=f"longest time there, a worker's boot included (default {TIMEOUT_S:.0f})",
+    )
     parser.set_defaults(call=call)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e9:
+        raise ValueError(text)
+    return seconds
 
 
 def call(options: argparse.Namespace) -> int:
     """Run it; paths go to stdout, everything else to stderr."""
+    from adapters.logs import configure_logging
     from handler.settings import Settings
-    from local_server.bundled import SAMPLE, bundled
-    from local_server.cli.workflow_file import read_graph
-    from local_server.logs import configure_logging
 
-    path = Path(options.workflow) if options.workflow else bundled(SAMPLE)
-    folder = Path(options.output)
-    _make_folder(folder)
     # Quiet, beside whatever serves here already, and told at once if the engine cannot start.
     settings = Settings.from_env(
         log_level="warning", log_format="text", comfy_port=_free_port(), restart_budget=0
     )
-    payload = {"prompt": read_graph(path, options.input, _stored(settings))}
+    task = _task(options, settings)
     configure_logging(settings)
     if settings.log_level == "warning":  # a job that fails is told by us, once
         logging.getLogger("comfyfn.service").setLevel(logging.ERROR)
-    return asyncio.run(_until_terminated(_run(settings, payload, folder)))
+    return asyncio.run(_until_terminated(_captured(options, task)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What to do: `run` gives the outputs that were saved."""
+
+    wanted: Wanted
+    run: Callable[[], Coroutine[Any, Any, list[Saved]]]
+
+
+def _task(options: argparse.Namespace, settings: Settings) -> _Task:
+    """Read the options, all of them before anything begins."""
+    from handler.errors import InvalidPayload
+    from local_server.cli.run_payload import wanted
+
+    folder = Path(options.output)
+    _make_folder(folder)
+    if options.to is None:
+        if options.header:
+            raise InvalidPayload("--header goes with --to")
+        here = wanted(options, _stored(settings))
+        return _Task(here, partial(_run, settings, here.payload, folder))
+    from local_server.remote.target import parse_target
+
+    target = parse_target(options.to)
+    there = wanted(options, None)
+
+    async def run() -> list[Saved]:
+        from local_server.cli.run_remote import run_remote
+        from local_server.remote.connect import connect
+
+        remote, fetch = connect(target, settings, options.header)
+        return await run_remote(
+            remote, fetch, there.payload, folder, timeout_s=options.timeout, where=target
+        )
+
+    return _Task(there, run)
+
+
+async def _captured(options: argparse.Namespace, task: _Task) -> int:
+    """Do it, with the job on disk from its beginning where that is wanted."""
+    from handler.errors import HandlerError
+    from local_server.cli.run_saved import compare
+    from local_server.remote.capture import write_captured
+
+    payload = task.wanted.payload
+    path = Path(options.capture) if options.capture is not None else None
+    if path is not None:
+        await asyncio.to_thread(write_captured, path, payload)
+    try:
+        saved = await task.run()
+    except HandlerError as error:
+        if path is not None:
+            await asyncio.to_thread(write_captured, path, payload, error=error)
+        raise
+    if path is not None:
+        await asyncio.to_thread(write_captured, path, payload, saved)
+    if options.replay is not None:
+        await asyncio.to_thread(compare, task.wanted.expected, saved)
+    return 0
 
 
 def _make_folder(folder: Path) -> None:
@@ -116,11 +207,15 @@ async def _until_terminated(work: Coroutine[Any, Any, int]) -> int:
         loop.remove_signal_handler(signal.SIGTERM)
 
 
-async def _run(settings: Settings, payload: dict[str, Any], folder: Path) -> int:
+async def _run(settings: Settings, payload: dict[str, Any], folder: Path) -> list[Saved]:
     from handler.build import build_handler
+    from handler.endpoints import Endpoints, calls_endpoint
     from handler.engine.boot import open_site
-    from handler.errors import BootFailed
+    from handler.errors import BootFailed, InternalFault
+    from local_server.cli.run_saved import save
 
+    if calls_endpoint(payload):
+        payload = await Endpoints(settings.workflow_dir).resolve(payload)
     begun = time.monotonic()
     site = open_site(settings, embedded_allowed=True)
     try:
@@ -129,7 +224,7 @@ async def _run(settings: Settings, payload: dict[str, Any], folder: Path) -> int
         site.close()
         raise
     try:
-        with _Bar() as bar:
+        with Bar() as bar:
             try:
                 await _boot(handler, bar)
             except BootFailed as error:
@@ -140,16 +235,16 @@ async def _run(settings: Settings, payload: dict[str, Any], folder: Path) -> int
             async for told in handler.stream(payload):
                 answer = bar.show(told)
         if answer is None:
-            return 1
+            raise InternalFault("the job ended without an answer")
         async with answer:
-            save(answer, folder)
+            saved = save(answer, folder)
             _report(answer, booted - begun, time.monotonic() - booted)
     finally:
         await handler.stop()
-    return 0
+    return saved
 
 
-async def _boot(handler: Handler, bar: _Bar) -> None:
+async def _boot(handler: Handler, bar: Bar) -> None:
     """Start the handler; meanwhile the bar tells what is waited for."""
 
     async def tell() -> None:
@@ -170,116 +265,6 @@ def _tell_boot(site: Site, error: BootFailed) -> None:
         print(f"engine | {line}", file=sys.stderr)
     if site.command:
         print(f"engine command: {shlex.join(site.command)}", file=sys.stderr)
-
-
-class _Bar:
-    """A progress bar on stderr; where that is no terminal, a line a minute."""
-
-    def __init__(self, said_every_s: float = SAID_EVERY_S) -> None:
-        from tqdm import tqdm
-
-        self._bar = tqdm(
-            total=100.0,
-            file=sys.stderr,
-            disable=None,
-            leave=False,
-            bar_format="{desc:24.24} {bar} {percentage:3.0f}% {elapsed}{postfix}",
-        )
-        self._said_every_s = said_every_s
-        self._begun = time.monotonic()
-        self._doing = ""
-        self._pct = 0.0
-        self._files: dict[tuple[str, str], Mapping[str, Any]] = {}
-        self._lines: asyncio.Task[None] | None = None
-
-    def __enter__(self) -> Self:
-        if self._bar.disable:
-            self._lines = asyncio.ensure_future(self._say_lines())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._lines is not None:
-            self._lines.cancel()
-        self._bar.close()
-
-    async def _say_lines(self) -> None:
-        while True:
-            await asyncio.sleep(self._said_every_s)
-            seconds = time.monotonic() - self._begun
-            far = downloads_text(self._files.values()) or f"{self._pct:.0f} %"
-            print(f"{self._doing}: {far}, {seconds:.0f} s so far", file=sys.stderr)
-
-    def say(self, text: str) -> None:
-        self._doing = text
-        self._bar.set_description_str(text)
-
-    def _fetching(self, news: Mapping[str, Any]) -> None:
-        self._files[news["node_id"], news["input"]] = news
-        several = len(self._files) > 1
-        self.say(f"fetching {f'{len(self._files)} files' if several else news['input']}")
-        self._bar.set_postfix_str(downloads_text(self._files.values()))
-
-    def _fetched(self) -> None:
-        if self._files:
-            self._files.clear()
-            self._bar.set_postfix_str("")
-
-    def show(self, told: JobEvent | Answer) -> Answer | None:
-        """Draw an event; an answer is given back."""
-        from handler.job import JobEvent
-
-        if not isinstance(told, JobEvent):
-            return told
-        if told.type == "download":
-            self._fetching(told.data)
-        elif told.type == "progress":
-            self._fetched()
-            self.say(str(told.data.get("title") or "running"))
-            further = max(0.0, float(told.data["overall_pct"]) - self._pct)
-            self._pct += further
-            self._bar.update(further)
-        elif told.type == "phase":
-            self._fetched()
-            self.say(str(told.data["phase"]))
-        return None
-
-
-def downloads_text(files: Collection[Mapping[str, Any]]) -> str:
-    """Sum up how far downloads are: 1.20 GB of 2.13 GB, 85.0 MB/s; "" for none.
-
-    Args:
-        files: the data of the newest `download` event of each.
-    """
-    if not files:
-        return ""
-    done = size_text(sum(news["done"] for news in files))
-    totals = [news["total"] for news in files]
-    whole = "" if None in totals else f" of {size_text(sum(totals))}"
-    under_way = [news for news in files if news["done"] != news["total"]]
-    speed = round(sum(news["bytes_per_s"] for news in under_way))
-    return f"{done}{whole}" + (f", {size_text(speed)}/s" if speed else "")
-
-
-def save(answer: Answer, folder: Path) -> None:
-    """Copy the outputs to a folder, under new names where theirs are taken; print the paths."""
-    import shutil
-
-    folder.mkdir(parents=True, exist_ok=True)
-    for output in answer.outputs:
-        if output.path is None:
-            print(f"{output.title}: {(output.text or '')[:LARGEST_TEXT_SHOWN]}", file=sys.stderr)
-            continue
-        target = _free_name(folder, output.filename.removeprefix(f"{answer.job_id}_"))
-        shutil.copyfile(output.path, target)
-        print(target)
-
-
-def _free_name(folder: Path, name: str) -> Path:
-    target, count = folder / name, 1
-    while target.exists():
-        count += 1
-        target = folder / f"{Path(name).stem}-{count}{Path(name).suffix}"
-    return target
 
 
 def _report(answer: Answer, boot_s: float, job_s: float) -> None:

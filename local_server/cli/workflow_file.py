@@ -16,7 +16,7 @@ def read_graph(path: Path, changes: list[str], stored: Path | None = None) -> di
     """Read a graph, set inputs, and take media that lie beside it along.
 
     Args:
-        changes: `NODE.INPUT=VALUE`, NODE being an id or a title.
+        changes: `NODE.INPUT=VALUE`, NODE being an id, a title, or the class of one node.
         stored: the engine's input folder, None where it is out of reach. With it, a media file
             that a change names has to be here or there.
 
@@ -94,9 +94,11 @@ def _change(graph: dict[str, Any], change: str, stored: Path | None) -> None:
     name, dot, key = where.rpartition(".")
     if not (mark and dot and name and key):
         raise InvalidWorkflow(f"-i {change}: write it as NODE.INPUT=VALUE")
-    nodes = [i for i, n in graph.items() if isinstance(n, dict) and name in (i, _title(n))]
+    there = {i: n for i, n in graph.items() if isinstance(n, dict)}
+    nodes = [i for i, n in there.items() if name in (i, _title(n))]
+    nodes = nodes or [i for i, n in there.items() if n.get("class_type") == name]
     if len(nodes) != 1:
-        known = ", ".join(f"{i} ({_called(n)})" for i, n in graph.items() if isinstance(n, dict))
+        known = ", ".join(f"{i} ({_called(n)})" for i, n in there.items())
         problem = "is no node" if not nodes else "names several nodes"
         raise InvalidWorkflow(f"-i {change}: {name!r} {problem}; there are {known}")
     node = graph[nodes[0]]
@@ -111,7 +113,7 @@ def _change(graph: dict[str, Any], change: str, stored: Path | None) -> None:
             f"-i {change}: no file {text} here, nor in the input folder {stored}",
             hint="give the path of a file, a URL, or the name of a stored file; INPUT_DIR moves it",
         )
-    inputs[key] = _value(text)
+    inputs[key] = given_value(text)
 
 
 def _no_input(node: dict[str, Any], key: str, there: list[str]) -> str:
@@ -131,7 +133,8 @@ def _is_lost(text: str, present: Any, stored: Path | None) -> bool:
     return not _is_file(Path(text)) and not _is_file(stored / text)
 
 
-def _value(text: str) -> Any:
+def given_value(text: str) -> Any:
+    """Read a value as the shell gives it: a file, JSON, or a text."""
     import orjson
 
     if Path(text).suffix.lower() not in WEIGHTS and _is_file(Path(text)):

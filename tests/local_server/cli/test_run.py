@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import json
 import os
@@ -17,10 +16,6 @@ from shell import comfyfn
 from worker import GRAPH
 
 from handler.engine.memory import PIXEL
-from handler.job import JobEvent
-from handler.records import Output
-from handler.wire import Answer
-from local_server.cli.run import _Bar, downloads_text, save
 
 SIZE = {"width": 8, "height": 8, "batch_size": 1, "color": 0}
 RUNS = {
@@ -87,79 +82,6 @@ def test_a_file_that_is_not_there_is_status_1(tmp_path):
     assert (said.returncode, said.stdout) == (1, "")
     assert "none.json" in said.stderr
     assert said.stderr.count("\n") == 1
-
-
-def test_outputs_get_new_names_where_theirs_are_taken(tmp_path, capsys):
-    """Nothing of the user's is overwritten; texts are shown on stderr."""
-    source = tmp_path / "source"
-    source.write_bytes(PIXEL)
-
-    def output(name, **fields):
-        kind = "text" if "text" in fields else "image"
-        return Output("2", "the title", kind, "x/y", name, 1, "00", **fields)
-
-    files = [output("job_a.png", path=source), output("b.png", path=source)]
-    answer = Answer("job", {}, [*files, output("t.txt", text="said")], {})
-    for _ in range(3):
-        save(answer, tmp_path / "new" / "out")
-    shown = capsys.readouterr()
-
-    names = sorted(path.name for path in (tmp_path / "new" / "out").iterdir())
-    assert names == ["a-2.png", "a-3.png", "a.png", "b-2.png", "b-3.png", "b.png"]
-    assert shown.out.split() == [
-        str(tmp_path / "new" / "out" / n)
-        for n in ("a.png", "b.png", "a-2.png", "b-2.png", "a-3.png", "b-3.png")
-    ]
-    assert shown.err == "the title: said\n" * 3
-
-
-async def test_the_bar_follows_the_events():
-    """It only goes forward, and gives the answer back."""
-    answer = Answer("job", {}, [], {})
-    with _Bar() as bar:
-        for pct in (10.0, 50.0, 40.0):
-            event = JobEvent(1, "progress", {"title": None, "overall_pct": pct})
-            assert bar.show(event) is None
-        assert bar.show(JobEvent(2, "phase", {"phase": "delivering"})) is None
-        assert bar.show(JobEvent(3, "output", {})) is None
-        assert bar.show(answer) is answer
-
-
-async def test_without_a_terminal_a_line_comes_now_and_then(capsys):
-    """What is done, how far it is, and how long it took so far."""
-    with _Bar(said_every_s=0.01) as bar:
-        bar.show(JobEvent(1, "progress", {"title": "the picture", "overall_pct": 40.0}))
-        async with asyncio.timeout(5):
-            while "the picture: 40 %, 0 s so far" not in capsys.readouterr().err:
-                await asyncio.sleep(0.01)
-
-
-async def test_a_download_is_told_on_the_line_until_the_next_phase(capsys):
-    """Several are summed up."""
-
-    def news(input_, done, total):
-        data = {"node_id": "4", "input": input_, "done": done, "total": total}
-        return JobEvent(1, "download", {**data, "bytes_per_s": 50_000_000})
-
-    async def line(beginning):
-        async with asyncio.timeout(5):
-            while beginning not in capsys.readouterr().err:
-                await asyncio.sleep(0.01)
-
-    with _Bar(said_every_s=0.01) as bar:
-        bar.show(news("lora", 1_200_000_000, 2_130_000_000))
-        await line("fetching lora: 1.20 GB of 2.13 GB, 50.0 MB/s, 0 s so far")
-        bar.show(news("vae", 300_000_000, None))
-        await line("fetching 2 files: 1.50 GB, 100 MB/s, 0 s so far")
-        bar.show(JobEvent(2, "phase", {"phase": "running"}))
-        await line("running: 0 %, 0 s so far")
-
-
-def test_what_is_fetched_whole_has_no_speed():
-    """And of nothing nothing is told."""
-    whole = {"done": 5, "total": 5, "bytes_per_s": 1000}
-    assert downloads_text([whole]) == "5 B of 5 B"
-    assert downloads_text([]) == ""
 
 
 def test_an_input_the_node_does_not_have_is_one_line(tmp_path):

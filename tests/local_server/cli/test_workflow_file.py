@@ -36,10 +36,11 @@ def written(path, graph):
         ("1.width=a=b", "1", "a=b"),
         ('1.width="5"', "1", "5"),
         ("a.dotted.title.width=5", "3", 5),
+        ("EmptyImage.width=5", "1", 5),
     ],
 )
 def test_an_input_is_set_by_id_or_title(tmp_path, change, node, value):
-    """JSON where it is JSON, else text."""
+    """Or by a class that occurs once. JSON where it is JSON, else text."""
     dotted = {"class_type": "X", "inputs": {"width": 0}, "_meta": {"title": "a.dotted.title"}}
     flow = written(tmp_path / "flow.json", {**RUNS, "3": dotted})
 
@@ -55,12 +56,13 @@ def test_an_input_is_set_by_id_or_title(tmp_path, change, node, value):
         (".width=5", "write it as NODE.INPUT=VALUE"),
         ("9.width=5", "'9' is no node; there are 1 (canvas), 2 (the picture)"),
         ("twin.width=5", "'twin' names several nodes"),
+        ("Twin.width=5", "'Twin' names several nodes"),
     ],
 )
 def test_a_change_that_fits_nothing_is_an_error(tmp_path, change, said):
     """The nodes that there are, are told."""
-    twins = {"3": {"_meta": {"title": "twin"}}, "4": {"_meta": {"title": "twin"}}}
-    graph = {**RUNS, **(twins if "twin" in change else {})}
+    twin = {"class_type": "Twin", "_meta": {"title": "twin"}}
+    graph = {**RUNS, **({"3": twin, "4": twin} if "win" in change else {})}
     with pytest.raises(InvalidWorkflow) as caught:
         read_graph(written(tmp_path / "flow.json", graph), [change])
     assert said in caught.value.message
