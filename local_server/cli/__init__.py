@@ -13,7 +13,7 @@ from handler.version import VERSION
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-VERBS = ("serve", "run", "doctor", "manifest", "models", "outbox")
+VERBS = ("serve", "start", "run", "doctor", "manifest", "models", "outbox", "deploy")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -39,6 +39,7 @@ def run_verb(options: argparse.Namespace) -> int:
     """Call the verb's `call`, and turn what it raises into a line and a status."""
     from handler.errors import HandlerError
     from handler.settings import SettingsError
+    from local_server.cli.plain import plain
 
     try:
         status = int(options.call(options))
@@ -51,7 +52,7 @@ def run_verb(options: argparse.Namespace) -> int:
         return 2
     except HandlerError as error:
         hint = f" ({error.hint})" if error.hint else ""
-        print(f"comfyfn: {error.message}{hint}", file=sys.stderr)
+        print(plain(f"comfyfn: {error.message}{hint}"), file=sys.stderr)
         return 1
     except OSError as error:
         print(f"comfyfn: {error}", file=sys.stderr)

@@ -116,7 +116,7 @@ async def test_a_signal_ends_the_process_at_once(run: Any, number: signal.Signal
     text = await process.output()
 
     assert code == -number
-    assert took < 0.25
+    assert took < 2
     assert "comfyfn's embedded engine, not ComfyUI" in text
     assert "Starting server" in text
 
