@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from adapter_imports import adapter_imports
 from download import download
 from footprint import BOOT_S, big, body, cold, leak
 from goals import goal_table, judge
@@ -40,7 +41,10 @@ if TYPE_CHECKING:
 
     from report import Figures, Measured
 
-MEASURES = ("latency", "load", "cold", "leak", "webhooks", "big", "body", "imports", "download")
+MEASURES = (
+    *("latency", "load", "cold", "leak", "webhooks", "big", "body", "imports", "adapters"),
+    "download",
+)
 BODY_LIMIT = {"MAX_BODY_SIZE_MB": "200"}
 
 
@@ -95,6 +99,7 @@ def measure(
         "big": lambda: big(made(), effort.big, effort.big_mb),
         "body": lambda: body(made(env=BODY_LIMIT), effort.body),
         "imports": lambda: asyncio.to_thread(imports, effort.imports),
+        "adapters": lambda: asyncio.to_thread(adapter_imports, effort.imports),
         "download": lambda: asyncio.to_thread(
             download, effort.download, effort.download_mib, scratch
         ),

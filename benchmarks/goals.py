@@ -29,6 +29,8 @@ STATE_FILES = 4
 BIG_GROWTH_MB = 64.0
 # Three files of 1 GiB: seconds of wall clock and of CPU; None for none set.
 DOWNLOAD_S = {FREE: (6.0, 4.0), SLOW: (20.0, None)}
+# What an adapter adds to its platform's SDK before the engine is launched.
+ADAPTER_MS = 150.0
 # The longer of boot and download, not their sum: what may be lost between them.
 OVERLAP_S = 1.5
 
@@ -64,6 +66,7 @@ def judge(figures: dict[str, Figures], product: str) -> list[Verdict]:
     ):
         if name in figures:
             verdicts += alone(of_product[name])
+    verdicts += [_adapter(name, found) for name, found in figures.get("adapters", {}).items()]
     verdicts += [_without_errors(name, found) for name, found in of_product.items() if found]
     return [each for each in verdicts if each is not None]
 
@@ -160,6 +163,12 @@ def _big(found: Figures) -> Iterator[Verdict]:
         yield _not_measured(goal, limit)
         return
     yield Verdict(goal, f"{max(growth):.0f} MB", limit, max(growth) < BIG_GROWTH_MB)
+
+
+def _adapter(name: str, found: Figures) -> Verdict:
+    added = median(found["adapter_ms"])
+    limit = f"<= {ADAPTER_MS:.0f} ms"
+    return Verdict(f"{name} over its SDK", f"{added:.0f} ms", limit, added <= ADAPTER_MS)
 
 
 def _download(found: Figures) -> Iterator[Verdict]:

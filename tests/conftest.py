@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,15 @@ from live import COMFY_HOME, ENGINES, LiveServer, live_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C heeded by what tests start, even where we were started to ignore it.
+
+    A shell does that to what it runs in the background, and processes inherit it.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -33,7 +33,11 @@ def free_port() -> int:
 
 
 class LiveServer:
-    """`comfyfn serve` with an engine of its own, in folders of its own."""
+    """`comfyfn serve` with an engine of its own, in folders of its own.
+
+    Attributes:
+        options: of the command line.
+    """
 
     def __init__(self, home: Path, engine: str = "embedded", **env: str) -> None:
         self.home, self.engine = home, engine
@@ -56,6 +60,7 @@ class LiveServer:
             **_engine_env(engine),
             **env,
         }
+        self.options: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *, ready: bool = True) -> LiveServer:
@@ -63,7 +68,7 @@ class LiveServer:
         self.home.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as sink:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "local_server.cli", "serve"],
+                [sys.executable, "-m", "local_server.cli", "serve", *self.options],
                 cwd=REPO,
                 env=self.env,
                 stdin=subprocess.DEVNULL,

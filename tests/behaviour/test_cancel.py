@@ -40,7 +40,7 @@ def test_job_that_fetches_is_cancelled_at_once(server: LiveServer, files: FileSe
     assert answer.status_code == 200
     assert answer.json() == {"id": "fetches", "interrupted": "success"}
     body = assert_error(job.result(5), 499, "cancelled")
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 4
     assert body["blame"] == "caller"
     assert server.get("/jobs/fetches").json()["status"] == "cancelled"
     assert_no_files_left(server)
@@ -58,7 +58,7 @@ def test_queued_job_is_cancelled_and_the_running_one_is_not_touched(server: Live
         begun = time.monotonic()
         assert interrupt(server, job_id).status_code == 200
         assert_error(job.result(5), 499, "cancelled")
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 4
     assert_picture(running.result(60), color, (20, 12))
 
 
@@ -71,7 +71,7 @@ def test_running_job_is_cancelled_and_the_one_behind_it_runs(server: LiveServer)
     begun = time.monotonic()
     assert interrupt(server, "a-cancelled").status_code == 200
     assert_error(running.result(5), 499, "cancelled")
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 4
     assert_picture(behind.result(30), color, (20, 12))
     assert time.monotonic() - begun < (2 if server.engine == "embedded" else 8)
 

@@ -19,7 +19,7 @@ def test_running_job_over_its_total_time_is_ended(server: LiveServer) -> None:
     begun = time.monotonic()
     answer = server.prompt(slow(server.engine, 30), timeouts={"total_s": 1.0})
     body = assert_error(answer, 504, "timed_out")
-    assert 0.9 < time.monotonic() - begun < 1.6
+    assert 0.9 < time.monotonic() - begun < 4
     assert body["retryable"] is True
     color = fresh_color()
     assert_picture(server.prompt(picture(color=color)), color)
@@ -31,7 +31,7 @@ def test_fetching_counts_into_the_total_time(server: LiveServer, files: FileServ
     begun = time.monotonic()
     answer = server.prompt(load(f"{files.url}/slow.png"), timeouts={"total_s": 0.5})
     assert_error(answer, 504, "timed_out")
-    assert time.monotonic() - begun < 1.2
+    assert time.monotonic() - begun < 4
     assert_no_files_left(server)
 
 
@@ -45,7 +45,7 @@ def test_job_that_waits_too_long_is_refused(server: LiveServer) -> None:
         begun = time.monotonic()
         answer = server.prompt(picture(), timeouts={"queue_s": 0.4})
         body = assert_error(answer, 503, "queue_timed_out")
-        assert 0.3 < time.monotonic() - begun < 1
+        assert 0.3 < time.monotonic() - begun < 1.8
         assert (body["retryable"], body["blame"]) == (True, "platform")
         assert int(answer.headers["retry-after"]) >= 1
     assert_picture(running.result(60), color)
@@ -59,7 +59,7 @@ def test_prompt_in_the_engines_queue_waits_no_longer_than_its_limit(server: Live
     begun = time.monotonic()
     answer = server.prompt(picture(), timeouts={"queue_s": 0.4})
     assert_error(answer, 503, "queue_timed_out")
-    assert 0.3 < time.monotonic() - begun < 1
+    assert 0.3 < time.monotonic() - begun < 1.8
     assert_picture(running.result(60), color)
 
 
@@ -83,4 +83,4 @@ def test_boot_counts_into_the_total_time(start_server, tmp_path) -> None:
     )
     begun = time.monotonic()
     assert_error(server.prompt(picture(), timeouts={"total_s": 0.5}), 504, "timed_out")
-    assert time.monotonic() - begun < 1.5
+    assert time.monotonic() - begun < 5

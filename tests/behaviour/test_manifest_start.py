@@ -78,7 +78,7 @@ def test_models_come_while_the_engine_boots(start_server, host, tmp_path) -> Non
     server = start_server(
         MANIFEST_JSON=manifest_of(before=[entry(url)]),
         MODEL_DIR=str(tmp_path / "models"),
-        COMFY_ARGS="--test-boot-seconds 1.5",
+        COMFY_ARGS="--test-boot-seconds 3",
         WARMUP_PROMPT_JSON=warm,
     )
     told = steps(server)

@@ -97,4 +97,4 @@ def test_websocket_whose_messages_are_withheld_while_pongs_come(hard_server: Liv
     wait_until("the WebSocket is there again", connected)
     begun = time.monotonic()
     assert_picture(server.prompt(picture(color=(color := fresh_color()))), color)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 6

@@ -45,7 +45,7 @@ def test_addresses_that_are_not_public_are_refused(server: LiveServer, url: str)
 
     body = refused(server.prompt(inverted(url)), 400, "url_not_allowed")
 
-    assert time.monotonic() - begun < 2, "something was dialled"
+    assert time.monotonic() - begun < 5, "something was dialled"
     assert "URL_ALLOW_HOSTS" in body["hint"]
     assert body["location"] == "prompt.1.inputs.image"
     assert (body["node_id"], body["class_type"], body["blame"]) == ("1", "LoadImage", "caller")
@@ -117,7 +117,7 @@ def test_a_redirect_to_the_metadata_is_refused(
 
     body = refused(server.prompt(inverted(url)), 400, "url_not_allowed")
 
-    assert time.monotonic() - begun < 2, "something was dialled"
+    assert time.monotonic() - begun < 5, "something was dialled"
     assert body["location"] == "prompt.1.inputs.image"
 
 
