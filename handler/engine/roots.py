@@ -205,9 +205,11 @@ def scan(root: ModelRoot, registry: Registry) -> ModelRoot:
 
 
 def _make_missing(folder: Path, registry: Registry) -> None:
-    for name in registry.folders:
+    for name in sorted(registry.folders):
         try:
             (folder / name).mkdir(exist_ok=True)
+        except FileExistsError:  # a file is called so: the others are made all the same
+            continue
         except OSError:  # a read-only volume has what it has
             return
 
